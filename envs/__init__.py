@@ -1,0 +1,1 @@
+"""Environments, and exact snapshots of their state."""

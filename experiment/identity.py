@@ -1,0 +1,42 @@
+"""What makes two runs the same run: a short hash of the settings that can change results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+ID_LENGTH = 16
+
+
+class CheckedConfig(Protocol):
+    """What the runner asks of a config that `build_config` has checked."""
+
+    def run_id(self) -> str:
+        """Give the run's identity, `ID_LENGTH` hexadecimal digits."""
+        ...
+
+    def resolved(self) -> dict[str, Any]:
+        """Give every setting with its value, flat, in plain YAML types: what `config.yaml` holds."""
+        ...
+
+    def inactive_keys(self) -> dict[str, str]:
+        """Give the keys that were set and that another key switches off, each with the reason."""
+        ...
+
+    def shape_settings(self) -> dict[str, Any]:
+        """Give the settings that decide the sizes of the networks (and which environment they need)."""
+        ...
+
+
+def hash_identity(trainer: str, version: int, settings: Mapping[str, Any]) -> str:
+    """Give the id of a run: 64 bits of BLAKE2b over canonical JSON, as 16 hexadecimal digits.
+
+    Args:
+        trainer: name in the table of trainers, or `script:<path>` for a foreign script.
+        version: the config's `config_version`; raised when the same settings begin to mean something else.
+        settings: the active ones that differ from their defaults, in normal form (typed values, floats as floats).
+    """
+    text = json.dumps([trainer, version, settings], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=ID_LENGTH // 2).hexdigest()

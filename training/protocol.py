@@ -1,0 +1,65 @@
+"""What the training loop asks of a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished training episode. `truncated` is True where the clock ended it and the task did not."""
+
+    episode_return: float
+    length: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one `train_step` gives: named numbers (tensors stay on their device), steps taken, episodes finished."""
+
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    env_steps: int = 0
+    updates: int = 0
+    episodes: Sequence[Episode] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undisturbed episodes of the current policy, one per seed, in the environment's own reward scale."""
+
+    seeds: tuple[int, ...]
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+
+class Trainer(Protocol):
+    """One learning algorithm with its environment and its data."""
+
+    def train_step(self) -> StepResult:
+        """Act and learn once."""
+        ...
+
+    def evaluate(self, seeds: Sequence[int]) -> Evaluation:
+        """Run one episode per seed without changing anything that training reads."""
+        ...
+
+    def components(self) -> dict[str, nn.Module]:
+        """Give the learnable networks by name, targets left out."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that resuming needs, as tensors, arrays, `RowLog`s and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` gave."""
+        ...
+
+    def close(self) -> None:
+        """Let go of environments and files."""
+        ...
