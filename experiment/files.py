@@ -1,0 +1,76 @@
+"""Writing files so that a reader, or a crash, never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+MAX_EVENT_BYTES = 4096
+"""An append up to this size lands as one piece, also with several writers."""
+
+
+def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a whole file or leave the old one as it was, also when the machine loses power.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write one JSON object atomically."""
+    write_atomically(path, [json.dumps(value, allow_nan=False).encode() + b"\n"])
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read one JSON object; None where the file is not there or is not one."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last through a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append_event(path: Path, event: str, run: str | None = None, **details: Any) -> None:
+    """Append one decision to `events.jsonl` in a single write; long texts among the details are cut to fit."""
+    row = {"time": now_text(), "event": event, "run": run} | details
+    line = json.dumps(row).encode() + b"\n"
+    if len(line) > MAX_EVENT_BYTES:
+        row = {key: value[:200] if isinstance(value, str) else value for key, value in row.items()}
+        line = json.dumps(row).encode()[: MAX_EVENT_BYTES - 1] + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def now_text() -> str:
+    """Give the time in UTC as ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,46 @@
+"""Locks that the kernel keeps honest: held while a process lives, gone when it dies, never stale.
+
+Linux "open file description" locks: they belong to the open file, so a child that inherits the descriptor holds the
+lock too, and one can ask whether a lock is held without taking it (which `flock` can't: asking would make the asker a
+rival of whoever claims the run at that moment).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+_FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
+
+
+def acquire_lock(path: Path) -> int | None:
+    """Take the lock of a file, made if it isn't there, and give its descriptor; None where somebody holds it.
+
+    The descriptor is not inherited unless passed on explicitly. Closing its last copy releases the lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return None
+        raise
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a living process holds the lock of a file, without taking it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+    finally:
+        os.close(descriptor)
+    return bool(answer[0] != fcntl.F_UNLCK)

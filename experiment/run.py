@@ -1,0 +1,165 @@
+"""One run: its identity, its folder, every path that it may write, and its status, derived from files and locks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from experiment.files import read_json
+from experiment.identity import ID_LENGTH
+from experiment.locks import is_locked
+
+MAX_LABEL = 120
+_FOLDER = re.compile(rf"(?P<label>.*)__(?P<id>[0-9a-f]{{{ID_LENGTH}}})")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=,+-]+")
+
+
+class State(StrEnum):
+    """What a run is doing, as derived by `Run.status`."""
+
+    DONE = "DONE"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    LOST = "LOST"
+    PENDING = "PENDING"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run's state; for FAILED the reason in `exit.json`; the number of the last attempt, 0 for none."""
+
+    state: State
+    reason: str | None = None
+    attempt: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.state} ({self.reason})" if self.reason else str(self.state)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a grid. Only this class knows the names of a run's files."""
+
+    folder: Path
+    id: str
+    label: str
+
+    @classmethod
+    def create_path(cls, experiment_dir: Path, label: str, run_id: str) -> Run:
+        """Give the run with this id, in the folder that a new one would get. Makes nothing."""
+        return cls(experiment_dir / f"{safe_label(label)}__{run_id}", run_id, label)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Give the run that lives in a folder.
+
+        Raises:
+            ValueError: the folder's name doesn't end in `__<id>`.
+        """
+        match = _FOLDER.fullmatch(folder.name)
+        if match is None:
+            raise ValueError(f"{folder} is not a run folder: its name has to end in __<{ID_LENGTH} hexadecimal digits>")
+        return cls(folder, match["id"], match["label"])
+
+    @property
+    def experiment_dir(self) -> Path:
+        return self.folder.parent
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def exit_path(self) -> Path:
+        return self.folder / "exit.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def attempts_dir(self) -> Path:
+        return self.folder / "attempts"
+
+    @property
+    def events_path(self) -> Path:
+        return self.experiment_dir / "events.jsonl"
+
+    def attempt_dir(self, attempt: int) -> Path:
+        return self.attempts_dir / f"{attempt:03d}"
+
+    def console_path(self, attempt: int) -> Path:
+        return self.attempt_dir(attempt) / "console.log"
+
+    def last_attempt(self) -> int:
+        """Give the number of the last attempt, 0 where none was started."""
+        try:
+            names = os.listdir(self.attempts_dir)
+        except FileNotFoundError:
+            return 0
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def read_start(self, attempt: int) -> dict[str, Any]:
+        """Give what was known when an attempt started; empty where it was killed before saying so."""
+        return read_json(self.attempt_dir(attempt) / "start.json") or {}
+
+    def read_exit(self, attempt: int) -> dict[str, Any] | None:
+        """Give how an attempt ended, None where it didn't live to say."""
+        return read_json(self.attempt_dir(attempt) / "exit.json")
+
+    def status(self) -> RunStatus:
+        """Derive what the run is doing from its files and its lock; nothing is stored anywhere."""
+        if self.exit_path.exists():
+            return RunStatus(State.DONE, attempt=self.last_attempt())
+        if is_locked(self.lock_path):
+            return RunStatus(State.RUNNING, attempt=self.last_attempt())
+        attempt = self.last_attempt()
+        if attempt == 0:
+            return RunStatus(State.PENDING)
+        ending = self.read_exit(attempt)
+        # Looked at again: it may have finished between the first look and the lock.
+        if self.exit_path.exists():
+            return RunStatus(State.DONE, attempt=attempt)
+        if ending is None:
+            return RunStatus(State.LOST, attempt=attempt)
+        if ending["reason"] == "requeue":
+            return RunStatus(State.STOPPED, attempt=attempt)
+        return RunStatus(State.FAILED, ending["reason"], attempt)
+
+
+def safe_label(label: str) -> str:
+    """Give a label that is a good folder name: no separators, blanks or quotes, at most `MAX_LABEL` characters."""
+    return _UNSAFE.sub("-", label).strip("-.")[:MAX_LABEL].rstrip("-.") or "run"
+
+
+def find_runs(experiment_dir: Path) -> Iterator[Run]:
+    """Give every run folder of an experiment, in the order of their names."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(experiment_dir) if entry.is_dir())
+    except FileNotFoundError:
+        return
+    for name in names:
+        if _FOLDER.fullmatch(name):
+            yield Run.open(experiment_dir / name)
