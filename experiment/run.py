@@ -135,14 +135,17 @@ class Run:
             return RunStatus(State.DONE, attempt=self.last_attempt())
         if is_locked(self.lock_path):
             return RunStatus(State.RUNNING, attempt=self.last_attempt())
+        return self.rest_status()
+
+    def rest_status(self) -> RunStatus:
+        """Derive the status of a run that nobody else is running (or whose lock is ours)."""
         attempt = self.last_attempt()
+        if self.exit_path.exists():
+            return RunStatus(State.DONE, attempt=attempt)
         if attempt == 0:
             return RunStatus(State.PENDING)
         ending = self.read_exit(attempt)
-        # Looked at again: it may have finished between the first look and the lock.
-        if self.exit_path.exists():
-            return RunStatus(State.DONE, attempt=attempt)
-        if ending is None:
+        if ending is None or ending["ok"]:
             return RunStatus(State.LOST, attempt=attempt)
         if ending["reason"] == "requeue":
             return RunStatus(State.STOPPED, attempt=attempt)

@@ -13,7 +13,7 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch (with its CUDA devices), for libraries that draw from them."""
+    """Seed the global generators of Python, NumPy and torch (CUDA too), for libraries that draw from them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  environments of others may draw from it
     torch.manual_seed(seed)

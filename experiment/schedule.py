@@ -1,0 +1,79 @@
+"""What to do next, as pure functions of what is known: no clock, no files, no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+BREAKER_RUNS = 5
+"""So many first runs failing alike mean that the rest would fail too."""
+
+
+class Verdict(Enum):
+    """What becomes of a run after an attempt of it ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    RETRY = "retry"
+    STOPPED = "stopped"
+    MOVE = "move"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one attempt ended. `message` is the last line of its traceback, the class of the error in front."""
+
+    reason: str
+    returncode: int | None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one run can be at a time: the number of a device in the list of those chosen, and which of its places."""
+
+    device: int
+    place: int
+
+
+def make_slots(devices: int, jobs: int) -> list[Slot]:
+    """Give places for `jobs` runs at a time, spread over the devices so that each fills up last."""
+    return [Slot(number % devices, number // devices) for number in range(jobs)]
+
+
+def decide_after(ending: Ending, retries_left: int, stopping: bool) -> Verdict:
+    """Say what becomes of a run whose attempt ended so.
+
+    Settings that were refused (`config`) are never tried again. A vanished device (exit code 3) costs no retry: the run
+    moves to another one.
+    """
+    if ending.reason == "ok":
+        return Verdict.DONE
+    if ending.reason == "requeue" or (stopping and ending.reason == "lost"):
+        return Verdict.STOPPED
+    if stopping:
+        return Verdict.FAILED
+    if ending.returncode == DEVICE_GONE:
+        return Verdict.MOVE
+    if ending.reason != "config" and retries_left > 0:
+        return Verdict.RETRY
+    return Verdict.FAILED
+
+
+DEVICE_GONE = 3
+
+
+def is_hopeless(endings: Sequence[Ending], runs: int) -> bool:
+    """Tell whether the first finished runs of a larger sweep all failed with the same class and message."""
+    if runs <= BREAKER_RUNS or len(endings) != BREAKER_RUNS:
+        return False
+    first = endings[0]
+    return first.reason != "ok" and all(
+        (ending.reason, ending.message) == (first.reason, first.message) for ending in endings
+    )
+
+
+def count_threads(cores: int, jobs: int) -> int:
+    """Give the threads for each of so many runs at a time: two threads on a busy core are slower than one."""
+    return max(1, cores // jobs)

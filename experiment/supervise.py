@@ -1,0 +1,253 @@
+"""The small process that owns one run: it holds the run's lock, starts the training, and leaves nothing behind.
+
+Started as `python -IS supervise.py <job as JSON>`, with the standard library alone, so that it costs milliseconds and
+few megabytes. It ends with its runner, however that dies: the runner holds the other end of the control pipe, and the
+kernel closes that end. Through the pipe the runner can also ask: `T` to checkpoint and stop, `K` to die at once.
+
+Whatever the training starts is found again: the supervisor is the "subreaper" of all its descendants, so even a process
+that has detached itself becomes its child when its own parent ends, and is killed before the run counts as over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import secrets
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+REASONS = {0: "ok", 2: "config", 75: "requeue", 86: "oom", 87: "health"}
+CANNOT_START = 127
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, and on whose behalf.
+
+    Attributes:
+        lock_fd: the run's lock, inherited and held until the end; the training process inherits it in turn.
+        control_fd: where the runner's wishes come from; end of file means that the runner is gone.
+        run_dir: the run's folder.
+        attempt: the number of this attempt, whose folder is there already.
+        command: program and arguments of the training.
+        timeout_s: wall time after which the training is asked to checkpoint and stop; None for never.
+        grace_s: how long a training that was asked to stop may take before it is killed.
+        orphan_grace_s: the same when the runner is gone.
+    """
+
+    lock_fd: int
+    control_fd: int
+    run_dir: str
+    attempt: int
+    command: list[str]
+    timeout_s: float | None
+    grace_s: float
+    orphan_grace_s: float
+
+
+class Supervisor:
+    """Runs one job to its end. `asked` is the first reason for which the training was told to stop."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.asked: str | None = None
+        self.kill_at: float | None = None
+        self.timeout_at = None if job.timeout_s is None else time.monotonic() + job.timeout_s
+        self.pid = 0
+
+    def run(self) -> None:
+        """Start the training, wait for it, clear up after it, write how it ended."""
+        started = time.monotonic()
+        wakeup = self._catch_signals()
+        self.pid = start_training(self.job)
+        status, usage = self._wait_for_end(wakeup)
+        kill_descendants()
+        returncode = os.waitstatus_to_exitcode(status)
+        write_ending(
+            self.job,
+            returncode,
+            find_reason(returncode, self.asked),
+            {
+                "wall_s": round(time.monotonic() - started, 3),
+                "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
+                "peak_rss_bytes": usage.ru_maxrss * 1024,
+            },
+        )
+
+    def _catch_signals(self) -> int:
+        """Turn SIGTERM into a byte to be read, so that one poll sees everything. Gives the end to read from."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
+        return reader
+
+    def _wait_for_end(self, wakeup: int) -> tuple[int, resource.struct_rusage]:
+        child = os.pidfd_open(self.pid)
+        poll = select.poll()
+        for descriptor in (child, self.job.control_fd, wakeup):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll(self._milliseconds_left())}
+            if child in ready:
+                _, status, usage = os.wait4(self.pid, 0)
+                return status, usage
+            if wakeup in ready:
+                os.read(wakeup, 64)
+                self._ask("stop", self.job.grace_s)
+            if self.job.control_fd in ready and not self._hear_runner():
+                poll.unregister(self.job.control_fd)
+            self._check_deadlines()
+
+    def _hear_runner(self) -> bool:
+        """Do what the runner asks; False when it is gone."""
+        wishes = os.read(self.job.control_fd, 64)
+        if not wishes:
+            self._ask("orphan", self.job.orphan_grace_s)
+            return False
+        if b"K" in wishes:
+            self._ask("kill", 0.0)
+        else:
+            self._ask("stop", self.job.grace_s)
+        return True
+
+    def _ask(self, why: str, grace_s: float) -> None:
+        """Tell the training to checkpoint and stop, and set the time at which it will be killed (never a later one)."""
+        kill_at = time.monotonic() + grace_s
+        if self.asked is None:
+            self.asked = why
+            os.kill(self.pid, signal.SIGTERM)
+        self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        if self.timeout_at is not None and now >= self.timeout_at:
+            self.timeout_at = None
+            self._ask("timeout", self.job.grace_s)
+        if self.kill_at is not None and now >= self.kill_at:
+            os.kill(self.pid, signal.SIGKILL)
+            self.kill_at = None if self.kill_at is None else now + 1.0
+
+    def _milliseconds_left(self) -> int | None:
+        deadlines = [deadline for deadline in (self.timeout_at, self.kill_at) if deadline is not None]
+        if not deadlines:
+            return None
+        return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+
+
+def start_training(job: Job) -> int:
+    """Start the training in a session of its own, with its output in the attempt's log. Gives its pid.
+
+    It dies with this process (PDEATHSIG), so that killing the supervisor never leaves a run that trains unwatched.
+    """
+    parent = os.getpid()
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.set_inheritable(job.control_fd, False)
+    os.set_inheritable(job.lock_fd, True)
+    log = os.open(
+        Path(job.run_dir) / "attempts" / f"{job.attempt:03d}" / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    )
+    pid = os.fork()
+    if pid:
+        os.close(log)
+        return pid
+    try:
+        os.setsid()
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(CANNOT_START)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ["GRIDPILOT_LOCK_FD"] = str(job.lock_fd)
+        os.execvp(job.command[0], job.command)
+    except OSError as error:
+        os.write(2, f"{job.command[0]} can't be started: {error}\n".encode())
+    finally:
+        os._exit(CANNOT_START)
+
+
+def kill_descendants() -> None:
+    """Kill every process that the training left, also detached ones, and return when none is left.
+
+    Only own children are killed: they can't be confused with others, since their pids are ours until we reap them.
+    Their children then become ours, and the next round finds them.
+    """
+    while True:
+        for pid in list_children():
+            os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def list_children() -> list[int]:
+    """Give the pids of this process's children that are alive or not yet reaped."""
+    me = os.getpid()
+    children = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                stat = (Path("/proc") / name / "stat").read_bytes()
+            except OSError:
+                continue
+            if int(stat.rpartition(b")")[2].split()[1]) == me:
+                children.append(int(name))
+    return children
+
+
+def find_reason(returncode: int, asked: str | None) -> str:
+    """Say why an attempt ended, in the words of `exit.json`.
+
+    A training that ended in any other way than of its own after it was asked to stop is one to go on with.
+    """
+    if returncode in REASONS:
+        return REASONS[returncode]
+    if asked == "timeout":
+        return "timeout"
+    if asked is not None:
+        return "requeue"
+    return "signal" if returncode < 0 else "error"
+
+
+def write_ending(job: Job, returncode: int, reason: str, usage: dict[str, float]) -> None:
+    """Write the attempt's `exit.json`, and on success the run's first: that one alone makes the run DONE."""
+    run_dir = Path(job.run_dir)
+    ending = {"ok": returncode == 0, "returncode": returncode, "reason": reason, "attempt": job.attempt}
+    if returncode == 0:
+        write_whole(run_dir / "exit.json", ending)
+    write_whole(run_dir / "attempts" / f"{job.attempt:03d}" / "exit.json", ending | usage)
+
+
+def write_whole(path: Path, value: dict[str, object]) -> None:
+    """Write one JSON object so that a reader sees all of it or nothing, also after a loss of power."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with temporary.open("x") as file:
+        json.dump(value, file)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+if __name__ == "__main__":
+    Supervisor(Job(**json.loads(sys.argv[1]))).run()
