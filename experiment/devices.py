@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -14,9 +14,10 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device. `index` is its place in PCI bus order, `memory_bytes` its whole memory."""
+    """A CUDA device. `index` is what users call it, `physical` its place in PCI bus order on this machine."""
 
     index: int
+    physical: int
     uuid: str
     name: str
     memory_bytes: int
@@ -61,7 +62,7 @@ def list_gpus() -> list[Gpu]:
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            gpus.append(Gpu(index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), memory))
+            gpus.append(Gpu(index, index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), memory))
     finally:
         pynvml.nvmlShutdown()
     return choose_visible(gpus, os.environ)
@@ -80,7 +81,7 @@ def choose_visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[
         match = next((gpu for gpu in gpus if entry == str(gpu.index) or (entry and gpu.uuid.startswith(entry))), None)
         if match is None:
             break
-        visible.append(Gpu(len(visible), match.uuid, match.name, match.memory_bytes))
+        visible.append(replace(match, index=len(visible)))
     return visible
 
 

@@ -74,3 +74,13 @@ def append_event(path: Path, event: str, run: str | None = None, **details: Any)
 def now_text() -> str:
     """Give the time in UTC as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def dump_settings(settings: Mapping[str, Any]) -> str:
+    """Write settings as YAML that reads back as the very same values, a key a line.
+
+    The values are JSON, which YAML 1.2 contains: no text can be taken for a number.
+    """
+    lines = ["# Every setting of this run. `python train.py -e` on this file goes on with it."]
+    lines += [f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in settings.items()]
+    return "\n".join(lines) + "\n"

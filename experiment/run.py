@@ -129,6 +129,17 @@ class Run:
         """Give how an attempt ended, None where it didn't live to say."""
         return read_json(self.attempt_dir(attempt) / "exit.json")
 
+    def archive(self, attempt: int) -> None:
+        """Move what the run has written into one of its attempts, so that it can start again and nothing is lost.
+
+        Checkpoints go first: from then on nothing resumes from them. To be called by whoever holds the lock.
+        """
+        for path in (self.checkpoints_dir, self.metrics_path, self.summary_path, self.tensorboard_dir, self.exit_path):
+            if path.exists():
+                target = self.attempt_dir(attempt) / "archive"
+                target.mkdir(parents=True, exist_ok=True)
+                path.replace(target / path.name)
+
     def status(self) -> RunStatus:
         """Derive what the run is doing from its files and its lock; nothing is stored anywhere."""
         if self.exit_path.exists():

@@ -31,7 +31,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one run can be at a time: the number of a device in the list of those chosen, and which of its places."""
+    """A place for one run at a time: which of the chosen devices, and which of that device's places."""
 
     device: int
     place: int

@@ -73,7 +73,8 @@ class Supervisor:
         kill_descendants()
         returncode = os.waitstatus_to_exitcode(status)
         write_ending(
-            self.job,
+            Path(self.job.run_dir),
+            self.job.attempt,
             returncode,
             find_reason(returncode, self.asked),
             {
@@ -226,13 +227,12 @@ def find_reason(returncode: int, asked: str | None) -> str:
     return "signal" if returncode < 0 else "error"
 
 
-def write_ending(job: Job, returncode: int, reason: str, usage: dict[str, float]) -> None:
+def write_ending(run_dir: Path, attempt: int, returncode: int, reason: str, usage: dict[str, float]) -> None:
     """Write the attempt's `exit.json`, and on success the run's first: that one alone makes the run DONE."""
-    run_dir = Path(job.run_dir)
-    ending = {"ok": returncode == 0, "returncode": returncode, "reason": reason, "attempt": job.attempt}
+    ending = {"ok": returncode == 0, "returncode": returncode, "reason": reason, "attempt": attempt}
     if returncode == 0:
         write_whole(run_dir / "exit.json", ending)
-    write_whole(run_dir / "attempts" / f"{job.attempt:03d}" / "exit.json", ending | usage)
+    write_whole(run_dir / "attempts" / f"{attempt:03d}" / "exit.json", ending | usage)
 
 
 def write_whole(path: Path, value: dict[str, object]) -> None:

@@ -1,0 +1,201 @@
+"""Runs on this machine: each under a supervisor of its own, which dies with the runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiment import supervise
+from experiment.devices import Device
+from experiment.files import now_text, write_atomically, write_json
+from experiment.locks import acquire_lock
+from experiment.run import Run
+from experiment.schedule import Ending
+
+TAIL_BYTES = 8192
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to start for one run: the text of its `config.yaml` and, given that file's path, a command."""
+
+    config_text: str
+    command: tuple[str, ...]
+    sets_own_device: bool
+    """True for a script that sets `CUDA_VISIBLE_DEVICES` itself, from `-g`."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long things may take, in seconds, and how many threads a run gets."""
+
+    threads: int
+    timeout_s: float | None = None
+    grace_s: float = 60.0
+    orphan_grace_s: float = 2.0
+
+
+class Handle:
+    """A run in progress, as its runner sees it. `pidfd` becomes readable when it is over."""
+
+    def __init__(self, run: Run, attempt: int, device: Device, process: subprocess.Popen[bytes], control: int) -> None:
+        self.run = run
+        self.attempt = attempt
+        self.device = device
+        self.pidfd = os.pidfd_open(process.pid)
+        self._process = process
+        self._control = control
+
+    def ask_to_stop(self) -> None:
+        """Let the training checkpoint and end."""
+        self._send(b"T")
+
+    def kill(self) -> None:
+        """End it at once, with everything that it started."""
+        self._send(b"K")
+
+    def _send(self, wish: bytes) -> None:
+        try:
+            os.write(self._control, wish)
+        except BrokenPipeError:
+            return  # It is over already; its pidfd says so too.
+
+    def collect(self) -> Ending:
+        """Give how it ended, once `pidfd` is readable, and let go of it."""
+        self._process.wait()
+        os.close(self.pidfd)
+        os.close(self._control)
+        ending = self.run.read_exit(self.attempt)
+        if ending is None:
+            return Ending("lost", None, "its supervisor was killed, or could not write exit.json")
+        return Ending(ending["reason"], ending["returncode"], last_line(self.run.console_path(self.attempt)))
+
+
+class LocalEngine:
+    """Starts runs on this machine."""
+
+    def __init__(self, limits: Limits, code_version: str) -> None:
+        self.limits = limits
+        self.code_version = code_version
+
+    def claim(self, run: Run) -> int | None:
+        """Take the run's lock, making its folder where there is none; None where somebody runs it."""
+        run.folder.mkdir(parents=True, exist_ok=True)
+        return acquire_lock(run.lock_path)
+
+    def start(self, run: Run, lock: int, work: Work, device: Device) -> Handle:
+        """Start the next attempt of a run whose lock we hold; the lock goes over to its supervisor.
+
+        Raises:
+            OSError: the disk is full, or the folder can't be written. The lock is released.
+        """
+        reader, writer = os.pipe()
+        try:
+            threads = choose_threads(run, self.limits.threads)
+            attempt = prepare_attempt(run, work.config_text, work.command, device.name, threads, self.code_version)
+            job = supervise.Job(
+                lock_fd=lock,
+                control_fd=reader,
+                run_dir=str(run.folder),
+                attempt=attempt,
+                command=list(work.command),
+                timeout_s=self.limits.timeout_s,
+                grace_s=self.limits.grace_s,
+                orphan_grace_s=self.limits.orphan_grace_s,
+            )
+            process = subprocess.Popen(
+                [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))],
+                stdin=subprocess.DEVNULL,
+                env=make_environment(run, attempt, work, device, threads),
+                pass_fds=[lock, reader],
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+            os.close(lock)
+        return Handle(run, attempt, device, process, writer)
+
+
+def make_environment(run: Run, attempt: int, work: Work, device: Device, threads: int) -> dict[str, str]:
+    """Give the variables that a training process is started with."""
+    environment = os.environ | {name: str(threads) for name in THREAD_VARIABLES}
+    environment |= {
+        "GRIDPILOT_RUN_DIR": str(run.folder.absolute()),
+        "GRIDPILOT_ATTEMPT": str(attempt),
+        "GRIDPILOT_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        # The order of sets of text follows it: two attempts of one run have to agree.
+        "PYTHONHASHSEED": "0",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        # Without it cuBLAS may sum in another order each time.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    return environment if work.sets_own_device else environment | device.environment()
+
+
+def choose_threads(run: Run, wanted: int) -> int:
+    """Give the number of threads of a run: that of its first attempt, since sums depend on it to the last bit."""
+    return int(run.read_start(1).get("threads", wanted))
+
+
+def prepare_attempt(
+    run: Run, config_text: str, command: Sequence[str], device: str, threads: int, code_version: str
+) -> int:
+    """Write a run's `config.yaml` and the `start.json` of its next attempt, whose number is given. Needs the lock."""
+    attempt = run.last_attempt() + 1
+    write_atomically(run.config_path, [config_text.encode()])
+    run.attempt_dir(attempt).mkdir(parents=True)
+    write_json(
+        run.attempt_dir(attempt) / "start.json",
+        {
+            "attempt": attempt,
+            "id": run.id,
+            "label": run.label,
+            "host": platform.node(),
+            "device": device,
+            "threads": threads,
+            "code_version": code_version,
+            "command": list(command),
+            "started": now_text(),
+        },
+    )
+    return attempt
+
+
+def build_command(script: str, config_path: Path, device: Device) -> tuple[tuple[str, ...], bool]:
+    """Give the command that trains one run, and whether it places itself on its device.
+
+    `train.py` finds its one device visible. Another script is told the physical index (-1 for the CPU) and hides the
+    other devices itself.
+    """
+    if Path(script).name == "train.py":
+        return (sys.executable, script, "-e", str(config_path)), False
+    index = -1 if device.gpu is None else device.gpu.physical
+    return (sys.executable, script, "-e", str(config_path), "-g", str(index)), True
+
+
+def last_lines(path: Path, count: int) -> Sequence[str]:
+    """Give the last lines of a log that are not blank; none where there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+
+
+def last_line(path: Path) -> str:
+    """Give the last line of a log that isn't blank: of a traceback, the class and the message."""
+    lines = last_lines(path, 1)
+    return lines[0].strip() if lines else "it wrote nothing"

@@ -1,0 +1,87 @@
+"""What code, packages and machine made an experiment's numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment.devices import Gpu, count_cores
+from experiment.files import now_text, write_atomically, write_json
+
+CODE_SUFFIXES = (".py", ".c")
+NOT_CODE = {"logs", "tests", "docs", "benchmarks", "build", "dist", "node_modules"}
+GIT_TIMEOUT_S = 20
+
+
+def hash_code(root: Path) -> str:
+    """Give the version of the code below a folder: a hash of its sources, whether or not they are committed.
+
+    Tests, benchmarks, documents, logs and hidden folders don't count: they can't change a run.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(_list_sources(root)):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _list_sources(root: Path) -> Iterator[Path]:
+    for folder, children, names in os.walk(root):
+        children[:] = [name for name in children if not name.startswith(".") and not _is_left_out(Path(folder), name)]
+        yield from (Path(folder) / name for name in names if name.endswith(CODE_SUFFIXES))
+
+
+def _is_left_out(folder: Path, name: str) -> bool:
+    return name in NOT_CODE or name == "__pycache__" or (folder / name / "pyvenv.cfg").exists()
+
+
+def record_provenance(experiment_dir: Path, root: Path, gpus: Sequence[Gpu]) -> str:
+    """Write `env.json` once an experiment and `code/<version>/` once a version. Gives the version of the code."""
+    version = hash_code(root)
+    folder = experiment_dir / "code" / version
+    if not (folder / "commit").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "diff", [_ask_git(root, "diff", "HEAD", "--binary") or b""])
+        commit = _ask_git(root, "rev-parse", "HEAD")
+        write_atomically(folder / "commit", [commit or b"not a git checkout, or nothing committed\n"])
+    if not (experiment_dir / "env.json").exists():
+        write_json(experiment_dir / "env.json", describe_machine(gpus))
+    return version
+
+
+def _ask_git(root: Path, *words: str) -> bytes | None:
+    try:
+        answer = subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=GIT_TIMEOUT_S, check=True)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout
+
+
+def describe_machine(gpus: Sequence[Gpu]) -> dict[str, Any]:
+    """Give Python, packages, host, cores and GPUs, as `env.json` holds them."""
+    packages = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return {
+        "recorded": now_text(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": _read_cpu_name(),
+        "cores": count_cores(),
+        "gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name} for gpu in gpus],
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def _read_cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,50 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiment.schedule import Ending, Verdict, count_threads, decide_after, is_hopeless, make_slots
+
+
+@given(devices=st.integers(1, 8), jobs=st.integers(1, 64))
+def test_slots_are_distinct_and_spread_evenly_over_devices(devices: int, jobs: int) -> None:
+    slots = make_slots(devices, jobs)
+    assert len(set(slots)) == jobs
+    counts = [sum(slot.device == device for slot in slots) for device in range(devices)]
+    assert max(counts) - min(counts) <= 1
+
+
+@given(cores=st.integers(1, 256), jobs=st.integers(1, 256))
+def test_threads_never_oversubscribe_cores_beyond_one_each(cores: int, jobs: int) -> None:
+    threads = count_threads(cores, jobs)
+    assert threads >= 1
+    assert threads * jobs <= max(cores, jobs)
+
+
+@pytest.mark.parametrize(
+    ("ending", "retries", "stopping", "verdict"),
+    [
+        (Ending("ok", 0), 0, False, Verdict.DONE),
+        (Ending("ok", 0), 0, True, Verdict.DONE),
+        (Ending("error", 1), 0, False, Verdict.FAILED),
+        (Ending("error", 1), 1, False, Verdict.RETRY),
+        (Ending("error", 1), 1, True, Verdict.FAILED),
+        (Ending("config", 2), 5, False, Verdict.FAILED),
+        (Ending("requeue", 75), 5, False, Verdict.STOPPED),
+        (Ending("error", 3), 0, False, Verdict.MOVE),
+        (Ending("lost", None), 1, False, Verdict.RETRY),
+        (Ending("lost", None), 1, True, Verdict.STOPPED),
+        (Ending("oom", 86), 0, False, Verdict.FAILED),
+    ],
+)
+def test_what_an_ending_means(ending: Ending, retries: int, stopping: bool, verdict: Verdict) -> None:
+    assert decide_after(ending, retries, stopping) is verdict
+
+
+def test_five_first_runs_that_fail_alike_break_the_circuit() -> None:
+    alike = [Ending("error", 1, "ValueError: x")] * 5
+    assert is_hopeless(alike, 6)
+    assert not is_hopeless(alike, 5)
+    assert not is_hopeless(alike[:4], 6)
+    assert not is_hopeless([*alike, alike[0]], 9)
+    assert not is_hopeless([*alike[:4], Ending("error", 1, "ValueError: y")], 6)
+    assert not is_hopeless([Ending("ok", 0)] * 5, 6)
