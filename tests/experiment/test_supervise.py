@@ -1,0 +1,221 @@
+"""The supervisor, driven through its pipes as a runner drives it."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from experiment import supervise
+from experiment.locks import acquire_lock, is_locked
+from experiment.run import Run, State
+
+STUBBORN = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(int(os.environ["READY_FD"]), b"x")
+    signal.pause()
+signal.pause()
+"""
+POLITE = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+os.write(int(os.environ["READY_FD"]), b"x")
+signal.pause()
+"""
+
+
+class Supervised:
+    """One supervised process, with a mark in its environment by which all that it starts can be found."""
+
+    def __init__(self, folder: Path, code: str, **limits: float) -> None:
+        self.run = Run.create_path(folder, "run", "0123456789abcdef")
+        self.run.attempt_dir(1).mkdir(parents=True)
+        self.mark = uuid.uuid4().hex
+        lock = acquire_lock(self.run.lock_path)
+        assert lock is not None
+        reader, self.control = os.pipe()
+        self.ready, ready_writer = os.pipe()
+        os.set_inheritable(ready_writer, True)
+        job = supervise.Job(
+            lock_fd=lock,
+            control_fd=reader,
+            run_dir=str(self.run.folder),
+            attempt=1,
+            command=[sys.executable, "-IS", "-c", code],
+            timeout_s=limits.get("timeout_s"),
+            grace_s=limits.get("grace_s", 60.0),
+            orphan_grace_s=limits.get("orphan_grace_s", 0.2),
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))],
+            env=os.environ | {"GRIDPILOT_TEST_MARK": self.mark, "READY_FD": str(ready_writer)},
+            pass_fds=[lock, reader, ready_writer],
+            start_new_session=True,
+        )
+        for descriptor in (lock, reader, ready_writer):
+            os.close(descriptor)
+
+    def wait_until_ready(self) -> None:
+        assert select.select([self.ready], [], [], 20)[0]
+
+    def list_processes(self) -> list[int]:
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    environment = Path("/proc", name, "environ").read_bytes()
+                except OSError:
+                    continue
+                if self.mark.encode() in environment:
+                    found.append(int(name))
+        return found
+
+    def end(self) -> dict[str, object]:
+        assert self.process.wait(20) == 0
+        ending = self.run.read_exit(1)
+        assert ending is not None
+        return ending
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ready)
+        if self.control >= 0:
+            os.close(self.control)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Supervised]]:
+    """Whatever a test puts here is ended."""
+    all_started: list[Supervised] = []
+    yield all_started
+    for supervised in all_started:
+        supervised.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode", "reason"),
+    [
+        ("print('hello')", 0, "ok"),
+        ("raise ValueError('boom')", 1, "error"),
+        ("raise SystemExit(2)", 2, "config"),
+        ("raise SystemExit(75)", 75, "requeue"),
+        ("raise SystemExit(86)", 86, "oom"),
+        ("raise SystemExit(87)", 87, "health"),
+        ("import os; os.kill(os.getpid(), 11)", -11, "signal"),
+    ],
+)
+def test_an_ending_is_written_as_it_was(
+    tmp_path: Path, started: list[Supervised], code: str, returncode: int, reason: str
+) -> None:
+    supervised = Supervised(tmp_path, code)
+    started.append(supervised)
+    ending = supervised.end()
+    assert {key: ending[key] for key in ("ok", "returncode", "reason", "attempt")} == {
+        "ok": returncode == 0,
+        "returncode": returncode,
+        "reason": reason,
+        "attempt": 1,
+    }
+    assert supervised.run.exit_path.exists() == (returncode == 0)
+    assert supervised.run.status().state is not State.RUNNING
+    peak = ending["peak_rss_bytes"]
+    assert isinstance(peak, int)
+    assert peak > 1_000_000
+
+
+def test_a_command_that_is_not_there_says_so_in_the_log(tmp_path: Path, started: list[Supervised]) -> None:
+    run = Run.create_path(tmp_path, "run", "0123456789abcdef")
+    run.attempt_dir(1).mkdir(parents=True)
+    reader, writer = os.pipe()
+    lock = acquire_lock(run.lock_path)
+    assert lock is not None
+    job = supervise.Job(lock, reader, str(run.folder), 1, ["/nowhere/python"], None, 1.0, 1.0)
+    arguments = [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))]
+    subprocess.run(arguments, pass_fds=[lock, reader], check=True, timeout=20)
+    for descriptor in (reader, writer, lock):
+        os.close(descriptor)
+    assert "/nowhere/python can't be started" in run.console_path(1).read_text()
+    assert run.status().reason == "error"
+
+
+def test_the_training_holds_the_lock_even_when_its_supervisor_lets_go(
+    tmp_path: Path, started: list[Supervised]
+) -> None:
+    supervised = Supervised(tmp_path, POLITE)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    assert is_locked(supervised.run.lock_path)
+    assert supervised.run.status().state is State.RUNNING
+
+
+def test_a_training_asked_to_stop_may_checkpoint(tmp_path: Path, started: list[Supervised]) -> None:
+    supervised = Supervised(tmp_path, POLITE)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    os.write(supervised.control, b"T")
+    assert supervised.end()["reason"] == "requeue"
+
+
+def test_sigterm_to_the_supervisor_asks_politely_too(tmp_path: Path, started: list[Supervised]) -> None:
+    supervised = Supervised(tmp_path, POLITE)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.end()["reason"] == "requeue"
+
+
+def test_a_kill_leaves_nothing_and_the_run_goes_on_later(tmp_path: Path, started: list[Supervised]) -> None:
+    supervised = Supervised(tmp_path, STUBBORN)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    assert len(supervised.list_processes()) == 4
+    os.write(supervised.control, b"K")
+    ending = supervised.end()
+    assert (ending["reason"], ending["returncode"]) == ("requeue", -9)
+    assert supervised.list_processes() == []
+
+
+def test_nothing_outlives_the_runner_not_even_what_ignores_sigterm_and_detached_itself(
+    tmp_path: Path, started: list[Supervised]
+) -> None:
+    supervised = Supervised(tmp_path, STUBBORN)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    os.close(supervised.control)
+    supervised.control = -1
+    assert supervised.end()["reason"] == "requeue"
+    assert supervised.list_processes() == []
+    assert not is_locked(supervised.run.lock_path)
+
+
+def test_a_time_limit_stops_politely_and_kills_after_the_grace(tmp_path: Path, started: list[Supervised]) -> None:
+    polite = Supervised(tmp_path / "polite", POLITE, timeout_s=0.5)
+    stubborn = Supervised(tmp_path / "stubborn", STUBBORN, timeout_s=0.5, grace_s=0.2)
+    started += [polite, stubborn]
+    assert polite.end()["reason"] == "requeue"
+    assert stubborn.end()["reason"] == "timeout"
+    assert stubborn.list_processes() == []
+
+
+def test_a_killed_supervisor_takes_its_training_along(tmp_path: Path, started: list[Supervised]) -> None:
+    supervised = Supervised(tmp_path, POLITE)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    training = os.pidfd_open(next(pid for pid in supervised.list_processes() if pid != supervised.process.pid))
+    supervised.process.kill()
+    assert select.select([training], [], [], 20)[0]
+    os.close(training)
+    supervised.process.wait()
+    assert supervised.run.status().state is State.LOST
