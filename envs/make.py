@@ -1,0 +1,219 @@
+"""Environments by name: made without noise, measured, and checked before a run starts."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+
+from experiment.problems import Fault, SettingsError, suggest
+
+Env: TypeAlias = gym.Env[Any, Any]
+
+_VERSION = re.compile(r"(?P<name>.+)-v(?P<version>\d+)")
+_MAKE_KEYS = {"max_episode_steps", "render_mode"}
+"""What `gymnasium.make` itself takes beside the arguments of the environment."""
+
+
+@dataclass(frozen=True)
+class SpaceSizes:
+    """The lengths of an environment's observation and action vectors."""
+
+    obs_dim: int
+    action_dim: int
+
+
+def make_env(env_name: str, env_kwargs: Mapping[str, Any]) -> Env:
+    """Make a fresh environment with its registered time limit, and without warnings about its age.
+
+    Args:
+        env_name: an id of gymnasium's registry, version included.
+        env_kwargs: arguments of the environment; `max_episode_steps` replaces the registered limit.
+
+    Raises:
+        Exception: whatever gymnasium or the environment raises; `find_environment_faults` says it in words.
+    """
+    with _quiet_making(env_name):
+        return gym.make(env_name, disable_env_checker=True, **copy.deepcopy(dict(env_kwargs)))
+
+
+def describe_spaces(env_name: str, env_kwargs: Mapping[str, Any]) -> SpaceSizes:
+    """Give the sizes of flat observations and continuous actions, from an environment made for this and closed.
+
+    Raises:
+        SettingsError: the environment can't be made, or has other spaces.
+    """
+    env = make_env_or_fail(env_name, env_kwargs)
+    try:
+        if faults := list(_find_space_faults(env_name, env, continuous_actions=True)):
+            raise SettingsError(faults)
+        observations, actions = env.observation_space, env.action_space
+        assert isinstance(observations, gym.spaces.Box)
+        assert isinstance(actions, gym.spaces.Box)
+        return SpaceSizes(observations.shape[0], actions.shape[0])
+    finally:
+        env.close()
+
+
+def make_env_or_fail(env_name: str, env_kwargs: Mapping[str, Any]) -> Env:
+    """Make an environment, or say what to change in the settings.
+
+    Raises:
+        SettingsError: the name is unknown, a package is missing, or the environment refuses its arguments.
+    """
+    if fault := _find_name_fault(env_name):
+        raise SettingsError([fault])
+    try:
+        return make_env(env_name, env_kwargs)
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise SettingsError(
+            [Fault(("env_name",), f"env_name: {env_name} needs a package that is not installed: {error}")]
+        ) from None
+    except Exception as error:  # the environment is anybody's code, and its arguments are the user's
+        raise SettingsError(_explain_refusal(env_name, env_kwargs, error)) from error
+
+
+def find_environment_faults(env_name: str, env_kwargs: Mapping[str, Any], continuous_actions: bool) -> list[Fault]:
+    """Name what keeps a run from working in this environment; it is made, reset and stepped once to find out.
+
+    Args:
+        env_name: as for `make_env`; a module prefix (`module:Env-v0`) or a missing version is a fault.
+        env_kwargs: as for `make_env`.
+        continuous_actions: whether the trainer needs a bounded box of actions.
+    """
+    try:
+        env = make_env_or_fail(env_name, env_kwargs)
+    except SettingsError as error:
+        return list(error.faults)
+    try:
+        faults = list(_find_space_faults(env_name, env, continuous_actions))
+        return faults or _find_step_faults(env_name, env_kwargs, env)
+    finally:
+        env.close()
+
+
+@contextmanager
+def _quiet_making(env_name: str) -> Iterator[None]:
+    """Keep gymnasium's hints about versions, and MuJoCo's about the model files shipped with it, to themselves.
+
+    MuJoCo would also append them to a MUJOCO_LOG.TXT in the working directory. Warnings of later steps are kept.
+    """
+    spec = gym.registry.get(env_name)
+    entry = spec.entry_point if spec is not None else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"gymnasium\.")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"gymnasium\.")
+        if not (isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco")):
+            yield
+            return
+        import mujoco
+
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda message: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(before)
+
+
+def _find_name_fault(env_name: str) -> Fault | None:
+    if ":" in env_name:
+        module, _, name = env_name.partition(":")
+        return Fault(
+            ("env_name",), f"env_name: {env_name!r} names a module; write `imports: [{module}]` and `env_name: {name}`"
+        )
+    if env_name in gym.registry:
+        return None
+    return Fault(("env_name",), f"env_name: no environment is called {env_name!r}{_suggest_env(env_name)}")
+
+
+def _suggest_env(env_name: str) -> str:
+    """Give the newest version of the environment that was meant, or the id that reads most like it."""
+    match = _VERSION.fullmatch(env_name)
+    stem = match["name"] if match else env_name
+    versions = [
+        (int(known["version"]), name)
+        for name in gym.registry
+        if (known := _VERSION.fullmatch(name)) and known["name"].lower() == stem.lower()
+    ]
+    return f"; did you mean {max(versions)[1]!r}?" if versions else suggest(env_name, gym.registry)
+
+
+def _explain_refusal(env_name: str, env_kwargs: Mapping[str, Any], error: Exception) -> list[Fault]:
+    """Point at the arguments that the environment doesn't have; else repeat what it said."""
+    known = _list_arguments(env_name)
+    unknown = [key for key in env_kwargs if known is not None and key not in known | _MAKE_KEYS]
+    if unknown and known is not None:
+        return [
+            Fault(
+                (f"env_kwargs.{key}", "env_kwargs"),
+                f"env_kwargs.{key}: {env_name} has no argument {key!r}{suggest(key, known)}",
+            )
+            for key in unknown
+        ]
+    key = "env_kwargs" if env_kwargs else "env_name"
+    return [Fault((key,), f"{key}: {env_name} can't be made with {dict(env_kwargs)}: {_describe_error(error)}")]
+
+
+def _list_arguments(env_name: str) -> set[str] | None:
+    """Give the names that an environment's constructor and its base classes' know; None where it doesn't tell."""
+    entry = gym.registry[env_name].entry_point
+    creator: Callable[..., Any] | None = load_env_creator(entry) if isinstance(entry, str) else entry
+    if not inspect.isclass(creator):
+        return None
+    # What `**kwargs` passes on reaches the base classes.
+    constructors = [vars(base)["__init__"] for base in creator.__mro__[:-1] if "__init__" in vars(base)]
+    names = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+    return names - {"self", "args", "kwargs"}
+
+
+def _find_space_faults(env_name: str, env: Env, continuous_actions: bool) -> Iterator[Fault]:
+    observations, actions = env.observation_space, env.action_space
+    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
+        yield Fault(
+            ("env_name",), f"env_name: {env_name} observes {observations}; this trainer needs a flat vector (a 1-D Box)"
+        )
+    if not continuous_actions:
+        return
+    if isinstance(actions, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        yield Fault(
+            ("env_name",),
+            f"env_name: {env_name} has discrete actions, {actions}; this trainer needs continuous ones, "
+            "as 'Pendulum-v1' has",
+        )
+    elif not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+        yield Fault(
+            ("env_name",), f"env_name: {env_name} takes actions in {actions}; this trainer needs a 1-D Box of them"
+        )
+    elif not actions.is_bounded("both"):
+        yield Fault(
+            ("env_name",),
+            f"env_name: {env_name} has actions without bounds, {actions}; wrap it with "
+            "gymnasium.wrappers.RescaleAction or register it with finite ones",
+        )
+
+
+def _find_step_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) -> list[Fault]:
+    """Try one step: some arguments are refused only there."""
+    space = copy.deepcopy(env.action_space)
+    space.seed(0)
+    try:
+        env.reset(seed=0)
+        env.step(space.sample())
+    except Exception as error:  # anybody's code, as above
+        key = "env_kwargs" if env_kwargs else "env_name"
+        made = f" made with {dict(env_kwargs)}" if env_kwargs else ""
+        return [Fault((key,), f"{key}: {env_name}{made} fails on its first step: {_describe_error(error)}")]
+    return []
+
+
+def _describe_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

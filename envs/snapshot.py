@@ -1,0 +1,231 @@
+"""Exact snapshots of environments: take one at any moment, put it into a fresh environment, go on to the same bits.
+
+An environment is a chain of layers: wrappers around a core. Each layer's attributes are read as they stand. What can't
+change after construction, or only draws pictures, is named below; whatever else isn't plain data makes the snapshot
+fail rather than be almost right.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.make import Env, make_env
+from envs.mujoco_state import is_mujoco_data, read_mujoco, write_mujoco
+from envs.plain_values import Decoder, Encoder, SnapshotError, describe_type
+
+CONSTRUCTION = frozenset(
+    {
+        "spec",
+        "_cached_spec",
+        "metadata",
+        "_metadata",
+        "render_mode",
+        "fullpath",
+        "_saved_kwargs",
+        "_ezpickle_args",
+        "_ezpickle_kwargs",
+    }
+)
+"""Attributes that say how an environment was made: the fresh one was made in the same way."""
+DRAWING = frozenset({"mujoco_renderer", "renderer", "viewer", "screen", "surf", "clock", "window", "_viewers"})
+"""Attributes that draw pictures, where they aren't plain data (a `clock` that is a number is state)."""
+
+PROBE_STEPS = 25
+_PROBE_SEED = 20
+
+Snapshot = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ResumeProbe:
+    """Whether an environment resumes to the bit (`exact`), or a resumed run begins a new episode, and why."""
+
+    mode: Literal["exact", "episode"]
+    reason: str | None = None
+
+
+def take_snapshot(env: Env) -> Snapshot:
+    """Give the state of an environment and of all its wrappers as arrays and plain values; shares no memory with it.
+
+    Raises:
+        SnapshotError: something in a layer isn't understood; layer and attribute are named.
+    """
+    layers = list(_walk_layers(env))
+    encoder = Encoder()
+    states = [_read_layer(layer, layers, encoder) for layer in layers]
+    _refuse_shared_memory(encoder.arrays)
+    return {"layers": states}
+
+
+def restore_snapshot(env: Env, snapshot: Snapshot) -> None:
+    """Put a freshly made environment into the state of a snapshot; it need not have been reset.
+
+    Raises:
+        SnapshotError: the environment isn't built from the same layers, or its model differs.
+    """
+    layers = list(_walk_layers(env))
+    found, wanted = [describe_type(layer) for layer in layers], [state["type"] for state in snapshot["layers"]]
+    if found != wanted:
+        raise SnapshotError(f"the snapshot was taken of {' of '.join(wanted)}, and this is {' of '.join(found)}")
+    decoder = Decoder()
+    for layer, state in zip(layers, snapshot["layers"], strict=True):
+        _write_layer(layer, layers, state, decoder)
+
+
+def probe_resume_mode(env_name: str, env_kwargs: Mapping[str, Any]) -> ResumeProbe:
+    """Try whether an environment can be resumed to the bit: two are made, one takes over the other's state midway.
+
+    Both then take the same steps, with a reset among them. The environments are made, stepped and closed here.
+    """
+    first, second = make_env(env_name, env_kwargs), make_env(env_name, env_kwargs)
+    try:
+        actions = copy.deepcopy(first.action_space)
+        actions.seed(_PROBE_SEED)
+        first.reset(seed=_PROBE_SEED)
+        for _ in range(5):
+            *_, terminated, truncated, _ = first.step(actions.sample())
+            if terminated or truncated:
+                first.reset()
+        try:
+            restore_snapshot(second, take_snapshot(first))
+        except SnapshotError as error:
+            return ResumeProbe("episode", str(error))
+        for step in range(PROBE_STEPS):
+            if difference := _compare_step(first, second, actions.sample(), reset=step == PROBE_STEPS // 2):
+                return ResumeProbe("episode", f"{difference} differs {step + 1} steps after restoring {env_name}")
+    finally:
+        first.close()
+        second.close()
+    return ResumeProbe("exact")
+
+
+def _walk_layers(env: Env) -> Iterator[Env]:
+    """Give an environment's wrappers from the outside in, then its core."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+    yield env
+
+
+def _read_layer(layer: Env, layers: list[Env], encoder: Encoder) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    for name, value in vars(layer).items():
+        path = f"{type(layer).__name__}.{name}"
+        if not _is_state(layer, name, value, layers):
+            continue
+        if isinstance(value, gym.Space):
+            generators = [vars(space)["_np_random"] for space in _walk_spaces(value)]
+            attributes[name] = {"kind": "space", "generators": encoder.encode(generators, f"{path}.generators")}
+        elif is_mujoco_data(value):
+            attributes[name] = {"kind": "mujoco", "state": read_mujoco(value)}
+        else:
+            attributes[name] = encoder.encode(value, path)
+    return {"type": describe_type(layer), "attributes": attributes}
+
+
+def _write_layer(layer: Env, layers: list[Env], state: dict[str, Any], decoder: Decoder) -> None:
+    present = vars(layer)
+    attributes = state["attributes"]
+    for name in [name for name, value in present.items() if _is_state(layer, name, value, layers)]:
+        if name not in attributes:
+            delattr(layer, name)
+    for name, data in attributes.items():  # in the order of reading: a later value may refer to an earlier one
+        path = f"{type(layer).__name__}.{name}"
+        kind = data["kind"] if isinstance(data, dict) else None
+        if kind == "space":
+            _write_space(present.get(name), decoder.decode(data["generators"], f"{path}.generators"), path)
+        elif kind == "mujoco":
+            if not is_mujoco_data(present.get(name)):
+                raise SnapshotError(f"{path} was a MuJoCo simulation in the snapshot, and is none here")
+            write_mujoco(present[name], data["state"], path)
+        else:
+            setattr(layer, name, decoder.decode(data, path))
+
+
+def _is_state(layer: Env, name: str, value: object, layers: list[Env]) -> bool:
+    """Tell whether an attribute belongs into a snapshot: it isn't part of the construction or of drawing."""
+    if name in CONSTRUCTION or any(value is other for other in layers):
+        return False
+    if name in DRAWING:
+        return _is_plain(value)
+    # A model is kept together with its simulation.
+    return not any(is_mujoco_data(other) and other.model is value for other in vars(layer).values())
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        Encoder().encode(value, "")
+    except SnapshotError:
+        return False
+    return True
+
+
+def _walk_spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:
+    """Give a space and all spaces inside it, always in the same order."""
+    yield space
+    for value in vars(space).values():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]
+        for part in parts:
+            if isinstance(part, gym.Space):
+                yield from _walk_spaces(part)
+
+
+def _write_space(space: object, generators: list[Any], path: str) -> None:
+    """Give a space, and those in it, the generators that they draw samples with."""
+    if not isinstance(space, gym.Space):
+        raise SnapshotError(f"{path} was a space in the snapshot, and is a {describe_type(space)} here")
+    for part, generator in zip(_walk_spaces(space), generators, strict=True):
+        vars(part)["_np_random"] = generator
+
+
+def _refuse_shared_memory(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays that are windows into others: once restored they would be apart.
+
+    Raises:
+        SnapshotError: naming the array, and the other one where it is an attribute too.
+    """
+    for path, array in arrays.items():
+        if array.base is None:
+            continue
+        root: object = array
+        while isinstance(root, np.ndarray) and root.base is not None:
+            root = root.base
+        if not isinstance(root, np.ndarray):
+            raise SnapshotError(
+                f"{path} is a window into memory of a {describe_type(root)}; a snapshot would cut it off"
+            )
+        for other, candidate in arrays.items():
+            if other != path and np.may_share_memory(array, candidate):
+                raise SnapshotError(f"{path} and {other} share memory; a snapshot would part them")
+
+
+def _compare_step(first: Env, second: Env, action: Any, reset: bool) -> str | None:
+    """Take the same step, or begin a new episode, in both; give the name of what came out differently."""
+    results: list[tuple[Any, ...]] = []
+    for env in (first, second):
+        if reset:
+            results.append((env.reset()[0],))
+            continue
+        obs, reward, terminated, truncated, _ = env.step(action)
+        after = env.reset()[0] if terminated or truncated else None
+        results.append((obs, reward, terminated, truncated, after))
+    names = ("obs", "reward", "terminated", "truncated", "obs after the reset")
+    pairs = zip(names, *results, strict=False)
+    return next((name for name, one, other in pairs if not equal_bits(one, other)), None)
+
+
+def equal_bits(one: Any, other: Any) -> bool:
+    """Tell whether two observations or numbers are the same to the bit, in value and in type of number."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return list(one) == list(other) and all(equal_bits(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(equal_bits, one, other))
+    left, right = np.asarray(one), np.asarray(other)
+    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()

@@ -1,0 +1,296 @@
+"""Snapshots: a fresh environment goes on to the same bits, or the snapshot is refused."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.make import make_env
+from envs.plain_values import Decoder, Encoder, SnapshotError
+from envs.snapshot import equal_bits, probe_resume_mode, restore_snapshot, take_snapshot
+
+EXACT = [
+    "Pendulum-v1",
+    "MountainCarContinuous-v0",
+    "CartPole-v1",
+    "Acrobot-v1",
+    "HalfCheetah-v5",
+    "Hopper-v5",
+    "Walker2d-v5",
+    "Ant-v5",
+    "Humanoid-v5",
+    "InvertedPendulum-v5",
+    "InvertedDoublePendulum-v5",
+    "Swimmer-v5",
+    "Reacher-v5",
+    "Pusher-v5",
+]
+MIDWAY, AFTER = 37, 120
+
+
+def draw_actions(env: gym.Env[Any, Any], number: int, scale: float = 1.0) -> list[Any]:
+    """Draw actions from a source of their own; scaled down, they let walkers stay up for longer."""
+    env.action_space.seed(5)
+    actions = [env.action_space.sample() for _ in range(number)]
+    return [scale * action if isinstance(action, np.ndarray) else action for action in actions]
+
+
+def advance(env: gym.Env[Any, Any], actions: list[Any]) -> list[tuple[Any, ...]]:
+    results: list[tuple[Any, ...]] = []
+    for action in actions:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        results.append((obs, reward, terminated, truncated))
+        if terminated or truncated:
+            results.append((env.reset()[0],))
+    return [*results, (env.reset()[0],)]
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0])
+@pytest.mark.parametrize("env_name", EXACT)
+def test_a_fresh_environment_goes_on_from_a_snapshot_to_the_bit(env_name: str, scale: float) -> None:
+    env = make_env(env_name, {})
+    actions = draw_actions(env, MIDWAY + AFTER, scale)
+    env.reset(seed=3)
+    advance(env, actions[:MIDWAY])
+    for action in actions[:3]:  # into an episode
+        env.step(action)
+    snapshot = take_snapshot(env)
+    straight = advance(env, actions[MIDWAY:])
+    fresh = make_env(env_name, {})
+    restore_snapshot(fresh, snapshot)
+    assert equal_bits(straight, advance(fresh, actions[MIDWAY:]))
+    env.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("env_name", ["Pendulum-v1", "Humanoid-v5", "CartPole-v1"])
+def test_the_probe_finds_exact_environments(env_name: str) -> None:
+    probe = probe_resume_mode(env_name, {})
+    assert (probe.mode, probe.reason) == ("exact", None)
+
+
+def test_a_snapshot_is_plain_data_and_shares_no_memory() -> None:
+    env = make_env("HalfCheetah-v5", {})
+    env.reset(seed=0)
+    snapshot = take_snapshot(env)
+    before = pickle.dumps(snapshot)
+    assert_plain(snapshot)
+    advance(env, draw_actions(env, 5))
+    assert pickle.dumps(snapshot) == before
+    assert len(before) < 200_000
+
+
+def assert_plain(value: object) -> None:
+    if isinstance(value, dict):
+        assert all(type(key) is str for key in value)
+        for item in value.values():
+            assert_plain(item)
+    elif isinstance(value, list):
+        for item in value:
+            assert_plain(item)
+    else:
+        assert type(value) in (type(None), bool, int, float, str, np.ndarray), value
+
+
+def test_positions_and_velocities_alone_would_not_be_enough() -> None:
+    """The reason for the whole state: this must fail, or the tests above prove nothing."""
+    env, fresh = make_env("Walker2d-v5", {}), make_env("Walker2d-v5", {})
+    actions = draw_actions(env, 16)
+    env.reset(seed=3)
+    fresh.reset(seed=3)
+    for action in actions[:8]:
+        env.step(action)
+    core: Any = fresh.unwrapped
+    simulation: Any = env.unwrapped
+    core.set_state(simulation.data.qpos, simulation.data.qvel)
+    straight = [env.step(action)[0] for action in actions[8:]]
+    assert not equal_bits(straight, [fresh.step(action)[0] for action in actions[8:]])
+
+
+def test_a_changed_model_comes_back() -> None:
+    env, fresh = make_env("Hopper-v5", {}), make_env("Hopper-v5", {})
+    env.reset(seed=1)
+    core: Any = env.unwrapped
+    core.model.body_mass[1] *= 1.5
+    core.model.opt.gravity[2] = -5.0
+    core.model.opt.viscosity = 0.1
+    actions = draw_actions(env, 60)
+    advance(env, actions[:20])
+    snapshot = take_snapshot(env)
+    restore_snapshot(fresh, snapshot)
+    assert equal_bits(advance(env, actions[20:]), advance(fresh, actions[20:]))
+
+
+def test_the_generators_of_spaces_come_back() -> None:
+    env, fresh = make_env("Pendulum-v1", {}), make_env("Pendulum-v1", {})
+    env.reset(seed=0)
+    env.action_space.seed(11)
+    env.action_space.sample()
+    restore_snapshot(fresh, take_snapshot(env))
+    assert equal_bits(env.action_space.sample(), fresh.action_space.sample())
+
+
+def test_another_chain_of_wrappers_is_refused() -> None:
+    env, other = make_env("Pendulum-v1", {}), make_env("Pendulum-v1", {"max_episode_steps": -1})
+    env.reset(seed=0)
+    with pytest.raises(SnapshotError, match="TimeLimit"):
+        restore_snapshot(other, take_snapshot(env))
+
+
+def test_another_model_is_refused() -> None:
+    env, other = make_env("Hopper-v5", {}), make_env("Hopper-v5", {})
+    env.reset(seed=0)
+    snapshot = take_snapshot(env)
+    core: Any = other.unwrapped
+    core.model.geom_contype[:] = 7
+    with pytest.raises(SnapshotError, match=r"HopperEnv\.data"):
+        restore_snapshot(other, snapshot)
+
+
+class LooseEnv(gym.Env[Any, Any]):
+    """A tiny environment whose odd attributes a test can choose."""
+
+    def __init__(self, flaw: str = "none") -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (2,))
+        self.action_space = gym.spaces.Box(-1, 1, (1,))
+        self.flaw = flaw
+        self.history: deque[Any] = deque(maxlen=4)
+        self.shared = self.history
+        self.clock = 0
+        self.position = np.zeros(2)
+        if flaw == "object":
+            self.helper = object()
+        if flaw == "window":
+            self.tail = self.position[1:]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.clock = 0
+        self.position[:] = self.np_random.uniform(-1, 1, 2)
+        self.history.clear()
+        return self.position.astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.clock += 1
+        self.shared.append(float(action[0]))
+        noise = np.random.default_rng().uniform() if self.flaw == "hidden" else 0.0
+        self.position[:] = np.tanh(self.position + sum(self.history) + noise)
+        return self.position.astype(np.float32), float(self.position[0]), False, self.clock >= 9, {}
+
+
+@pytest.fixture
+def loose_env() -> Any:
+    gym.register("Loose-v0", LooseEnv)
+    yield "Loose-v0"
+    del gym.registry["Loose-v0"]
+
+
+def test_containers_shared_objects_and_a_clock_that_counts_come_back(loose_env: str) -> None:
+    assert probe_resume_mode(loose_env, {}).mode == "exact"
+    env, fresh = LooseEnv(), LooseEnv()
+    env.reset(seed=1)
+    advance(env, draw_actions(env, 4))
+    restore_snapshot(fresh, take_snapshot(env))
+    assert fresh.shared is fresh.history
+    assert fresh.history == env.history
+    assert fresh.history.maxlen == 4
+
+
+@pytest.mark.parametrize(
+    ("flaw", "reason"),
+    [
+        ("object", r"LooseEnv\.helper is a builtins\.object"),
+        ("window", "share memory"),
+        ("hidden", "obs differs 1 step"),
+    ],
+)
+def test_an_environment_that_cannot_be_restored_resumes_by_episode(loose_env: str, flaw: str, reason: str) -> None:
+    probe = probe_resume_mode(loose_env, {"flaw": flaw})
+    assert probe.mode == "episode"
+    assert probe.reason is not None
+    assert reason.replace("\\", "") in probe.reason
+
+
+def test_attributes_that_appeared_since_construction_come_and_go() -> None:
+    env, fresh = LooseEnv(), LooseEnv()
+    env.reset(seed=0)
+    vars(env)["target"] = 3.5
+    vars(fresh)["leftover"] = 1
+    restore_snapshot(fresh, take_snapshot(env))
+    assert vars(fresh)["target"] == 3.5
+    assert "leftover" not in vars(fresh)
+
+
+numbers = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
+values = st.recursive(
+    numbers,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(st.text(max_size=3), st.integers(), st.tuples(st.integers())), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_every_plain_value_survives(value: Any) -> None:
+    decoded = Decoder().decode(Encoder().encode(value, "x"), "x")
+    assert repr(decoded) == repr(value)  # the text tells 1, 1.0 and True apart, and -0.0 from 0.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float32(0.1),
+        np.int64(-3),
+        np.bool_(True),
+        np.arange(6, dtype=np.int16).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.zeros((0, 3)),
+        np.array([np.nan, -0.0]),
+    ],
+)
+def test_arrays_and_scalars_keep_type_bits_and_layout(value: Any) -> None:
+    decoded = Decoder().decode(Encoder().encode(value, "x"), "x")
+    assert type(decoded) is type(value)
+    assert equal_bits(decoded, value)
+    assert decoded.flags.f_contiguous == value.flags.f_contiguous
+
+
+def test_a_list_that_holds_itself_survives() -> None:
+    value: list[Any] = [1]
+    value.append(value)
+    decoded = Decoder().decode(Encoder().encode(value, "x"), "x")
+    assert decoded[1] is decoded
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, np.array(["a"]), np.array([None]), len, b"bytes"])
+def test_other_values_are_refused_by_name(value: Any) -> None:
+    with pytest.raises(SnapshotError, match=r"Layer\.thing"):
+        Encoder().encode(value, "Layer.thing")
+
+
+def test_every_numpy_generator_goes_on() -> None:
+    for kind in (np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64, np.random.PCG64DXSM):
+        generator = np.random.Generator(kind(3))
+        generator.integers(0, 9, 7, dtype=np.int32)
+        decoded = Decoder().decode(Encoder().encode(generator, "x"), "x")
+        assert equal_bits(decoded.standard_normal(5), generator.standard_normal(5))
+
+
+def test_environments_need_no_torch() -> None:
+    code = "import sys; import envs.make, envs.snapshot; print('torch' in sys.modules, 'mujoco' in sys.modules)"
+    root = Path(__file__).parents[2]
+    answer = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False", "False"]
