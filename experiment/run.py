@@ -117,7 +117,7 @@ class Run:
         """Give the number of the last attempt, 0 where none was started."""
         try:
             names = os.listdir(self.attempts_dir)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0
         return max((int(name) for name in names if name.isdigit()), default=0)
 

@@ -1,0 +1,290 @@
+"""The event loop with real processes that do next to nothing."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from experiment.devices import CPU, Device, Gpu
+from experiment.engines.local import Handle, Limits, LocalEngine, Work
+from experiment.launch import Request, RunOutcome, SweepResult, find_checkpoint_step, launch_runs
+from experiment.locks import acquire_lock
+from experiment.progress import Tally
+from experiment.run import Run, State
+
+TWO_GPUS = [Device(Gpu(index, index, f"GPU-{index}", "A", 1)) for index in range(2)]
+
+
+class RecordingView:
+    """Keeps what the runner says, and can react to it."""
+
+    def __init__(self, react: Callable[[str], None] = lambda _: None) -> None:
+        self.lines: list[str] = []
+        self.react = react
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+        self.react(text)
+
+    def update(self, handles: Sequence[Handle], tally: Tally) -> None:
+        self.lines.append(str(tally))
+
+    def close(self) -> None:
+        self.lines.append("closed")
+
+
+def make_runs(folder: Path, count: int) -> list[Run]:
+    return [Run.create_path(folder, f"seed={index}", f"{index:016x}") for index in range(count)]
+
+
+def launch(
+    runs: Sequence[Run],
+    code: str | Callable[[Run], str],
+    *,
+    jobs: int = 2,
+    devices: Sequence[Device] = (CPU,),
+    view: RecordingView | None = None,
+    retries: int = 0,
+    rerun: Sequence[str] = (),
+    code_version: str = "v1",
+) -> tuple[SweepResult, RecordingView]:
+    view = view or RecordingView()
+    write = code if callable(code) else lambda _: code
+
+    def make_work(run: Run, device: Device) -> Work:
+        return Work("seed: 1\n", (sys.executable, "-IS", "-c", write(run)), sets_own_device=False)
+
+    request = Request(
+        work=make_work,
+        jobs=jobs,
+        retries=retries,
+        rerun=rerun,
+        code_version=code_version,
+        stop_path=runs[0].experiment_dir / "stop.json",
+        rerun_command=lambda run: f"rerun {run.id}",
+    )
+    runs[0].experiment_dir.mkdir(parents=True, exist_ok=True)
+    return launch_runs(runs, LocalEngine(Limits(threads=1), code_version), devices, request, view), view
+
+
+def states(result: SweepResult) -> list[State]:
+    return [outcome.state for outcome in result.outcomes]
+
+
+def read_events(runs: Sequence[Run]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in runs[0].events_path.read_text().splitlines()]
+
+
+def test_every_run_is_done_once_and_not_again(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 5)
+    result, _ = launch(runs, "print('hi')")
+    assert result.exit_code == 0
+    assert states(result) == [State.DONE] * 5
+    again, view = launch(runs, "raise SystemExit(9)")
+    assert again.exit_code == 0
+    assert all(not outcome.fresh for outcome in again.outcomes)
+    assert not any("started" in line for line in view.lines)
+    assert [event["event"] for event in read_events(runs)].count("started") == 5
+
+
+def test_a_failing_run_does_not_stop_the_others_and_is_told_at_once(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 4)
+    result, view = launch(runs, lambda run: "raise ValueError('boom')" if run is runs[0] else "0", jobs=1)
+    assert result.exit_code == 1
+    assert states(result) == [State.FAILED, State.DONE, State.DONE, State.DONE]
+    told = view.lines.index("FAILED  seed=0 (error): ValueError: boom")
+    assert told < view.lines.index("done    seed=1")
+    assert any(str(runs[0].console_path(1)) in line for line in view.lines)
+    assert any("rerun 0000000000000000" in line for line in view.lines)
+
+
+def test_a_run_that_failed_before_is_left_unless_asked_for_or_the_code_changed(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    launch(runs, "raise SystemExit(1)")
+    left, _ = launch(runs, "0")
+    assert (left.exit_code, states(left), left.outcomes[0].fresh) == (1, [State.FAILED], False)
+    changed, _ = launch(runs, "raise SystemExit(1)", code_version="v2")
+    assert changed.outcomes[0].fresh
+    asked, _ = launch(runs, "0", rerun=[runs[0].id], code_version="v2")
+    assert asked.exit_code == 0
+    assert runs[0].last_attempt() == 3
+
+
+def test_a_retry_is_given_to_what_fails_and_not_to_refused_settings(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    result, _ = launch(runs, lambda run: f"raise SystemExit({1 if run is runs[0] else 2})", retries=2)
+    assert result.exit_code == 1
+    assert [run.last_attempt() for run in runs] == [3, 1]
+    assert [outcome.ending.reason for outcome in result.outcomes if outcome.ending] == ["error", "config"]
+
+
+def test_a_done_run_that_is_asked_for_runs_again_and_keeps_the_old_files(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    write = "import os; open(os.environ['GRIDPILOT_RUN_DIR'] + '/metrics.jsonl', 'x').write('{}\\n')"
+    launch(runs, write)
+    result, _ = launch(runs, write, rerun=[runs[0].id])
+    assert result.exit_code == 0
+    assert (runs[0].attempt_dir(1) / "archive/metrics.jsonl").exists()
+    assert runs[0].metrics_path.exists()
+
+
+def test_five_first_runs_failing_alike_stop_a_larger_sweep(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 8)
+    result, _ = launch(runs, "raise ValueError('same')", jobs=1)
+    assert result.exit_code == 4
+    assert states(result) == [State.FAILED] * 5
+    assert [run.status().state for run in runs[5:]] == [State.PENDING] * 3
+
+
+def test_a_run_that_wants_to_go_on_later_leaves_work(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    result, _ = launch(runs, lambda run: "raise SystemExit(75)" if run is runs[0] else "0")
+    assert result.exit_code == 75
+    assert runs[0].status().state is State.STOPPED
+    resumed, _ = launch(runs, "0")
+    assert resumed.exit_code == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_first_signal_lets_runs_checkpoint_and_starts_no_more(tmp_path: Path, number: int, code: int) -> None:
+    runs = make_runs(tmp_path, 4)
+    fifo = tmp_path / "ready"
+    os.mkfifo(fifo)
+    polite = (
+        "import signal, sys; signal.signal(15, lambda *_: sys.exit(75));"
+        f"open({str(fifo)!r}, 'w').close(); signal.pause()"
+    )
+
+    def interrupt(text: str) -> None:
+        if text.startswith("started"):
+            fifo.read_bytes()
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGINT)
+    result, view = launch(runs, polite, jobs=1, view=RecordingView(interrupt))
+    assert result.exit_code == code
+    assert [run.status().state for run in runs] == [State.STOPPED, *[State.PENDING] * 3]
+    assert any(line.startswith("stopped seed=0 at step 0") for line in view.lines)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_kills_what_does_not_listen(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    fifo = tmp_path / "ready"
+    os.mkfifo(fifo)
+    deaf = f"import signal; signal.signal(15, signal.SIG_IGN); open({str(fifo)!r}, 'w').close(); signal.pause()"
+
+    def interrupt(text: str) -> None:
+        if text.startswith("started"):
+            fifo.read_bytes()
+            os.kill(os.getpid(), signal.SIGINT)
+        if text.startswith("Stopping"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result, _ = launch(runs, deaf, view=RecordingView(interrupt))
+    assert result.exit_code == 130
+    assert runs[0].status().state is State.STOPPED
+
+
+def test_a_stop_request_of_another_process_is_heard(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 3)
+
+    def ask(text: str) -> None:
+        if text.startswith("started"):
+            (tmp_path / "stop.json").write_text("now")
+
+    polite = "import signal, sys; signal.signal(15, lambda *_: sys.exit(75)); signal.pause()"
+    result, _ = launch(runs, polite, jobs=1, view=RecordingView(ask))
+    assert result.exit_code == 75
+    assert [run.status().state for run in runs][1:] == [State.PENDING] * 2
+
+
+def test_an_old_stop_request_is_not_heard_again(tmp_path: Path) -> None:
+    (tmp_path / "stop.json").write_text("long ago")
+    result, _ = launch(make_runs(tmp_path, 2), "0")
+    assert result.exit_code == 0
+
+
+def test_a_vanished_device_is_retired_and_its_run_moves_on(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 4)
+    gone = "import os, sys; sys.exit(3 if os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-0' else 0)"
+    result, view = launch(runs, gone, devices=TWO_GPUS, jobs=2)
+    assert result.exit_code == 0
+    assert states(result) == [State.DONE] * 4
+    assert sum("device 0 is gone" in line for line in view.lines) == 1
+
+
+def test_without_any_device_left_the_sweep_says_so(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 4)
+    result, _ = launch(runs, "raise SystemExit(3)", devices=TWO_GPUS, jobs=2)
+    assert result.exit_code == 3
+
+
+def test_a_run_that_another_runner_holds_is_waited_for_and_not_doubled(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    runs[0].attempt_dir(1).mkdir(parents=True)
+    lock = acquire_lock(runs[0].lock_path)
+    assert lock is not None
+
+    def finish_elsewhere(text: str) -> None:
+        if text.startswith("done    seed=1"):
+            runs[0].exit_path.write_text(json.dumps({"ok": True, "returncode": 0, "reason": "ok", "attempt": 1}))
+            os.close(lock)
+
+    result, view = launch(runs, "0", view=RecordingView(finish_elsewhere))
+    assert result.exit_code == 0
+    assert any("by another runner" in line for line in view.lines)
+    assert runs[0].last_attempt() == 1
+
+
+def test_what_another_runner_left_unfinished_is_taken_over(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    runs[0].attempt_dir(1).mkdir(parents=True)
+    lock = acquire_lock(runs[0].lock_path)
+    assert lock is not None
+
+    def die_elsewhere(text: str) -> None:
+        if text.startswith("done    seed=1"):
+            os.close(lock)
+
+    result, _ = launch(runs, "0", view=RecordingView(die_elsewhere))
+    assert result.exit_code == 0
+    assert runs[0].last_attempt() == 2
+
+
+def test_a_run_folder_that_can_not_be_written_stops_the_sweep_in_one_line(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    runs[1].folder.write_text("a file where a folder belongs")
+    result, view = launch(runs, "0", jobs=1)
+    assert result.exit_code == 1
+    assert states(result) == [State.DONE]
+    assert sum("can't be written" in line for line in view.lines) == 1
+
+
+def test_the_newest_checkpoint_tells_where_a_run_stopped(tmp_path: Path) -> None:
+    run = make_runs(tmp_path, 1)[0]
+    assert find_checkpoint_step(run) == 0
+    run.checkpoints_dir.mkdir(parents=True)
+    for step in (100, 1740):
+        (run.checkpoints_dir / f"step_{step:08d}.pt").touch()
+    assert find_checkpoint_step(run) == 1740
+
+
+def test_threads_of_a_resumed_run_are_those_of_its_first_attempt(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    launch(runs, "raise SystemExit(75)")
+    start = runs[0].attempt_dir(1) / "start.json"
+    start.write_text(json.dumps(json.loads(start.read_text()) | {"threads": 7}))
+    launch(runs, "import os; assert os.environ['OMP_NUM_THREADS'] == '7'")
+    assert runs[0].status().state is State.DONE
+
+
+def test_outcomes_follow_the_order_of_the_plan(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 6)
+    result, _ = launch(runs, "0", jobs=3)
+    outcomes: Sequence[RunOutcome] = result.outcomes
+    assert [outcome.run.id for outcome in outcomes] == [run.id for run in runs]
