@@ -1,0 +1,101 @@
+"""Episodes of a fixed policy on fixed seeds, which training can't notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, SupportsFloat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.protocol import Evaluation
+from training.seeding import undisturbed_generators
+
+MAX_SEEDS = 1_000_000
+_FIRST_SELECTION_SEED = 1_000_000
+_FIRST_REPORT_SEED = 2_000_000
+
+
+class EvaluationEnv(Protocol):
+    """What an evaluation asks of an environment: Gymnasium's interface."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        ...
+
+    def step(self, action: Any, /) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Give the next observation, the reward, whether it terminated or was truncated, and more."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+def selection_seeds(count: int) -> tuple[int, ...]:
+    """Give the seeds that choices (the best checkpoint) are made by: the same in every run, none a report seed."""
+    return _seeds(_FIRST_SELECTION_SEED, count)
+
+
+def report_seeds(count: int) -> tuple[int, ...]:
+    """Give the seeds of reported returns, which nothing is ever chosen by: the same in every run, so pairs compare."""
+    return _seeds(_FIRST_REPORT_SEED, count)
+
+
+def _seeds(first: int, count: int) -> tuple[int, ...]:
+    if not 0 < count <= MAX_SEEDS:
+        raise ValueError(f"there are 1 to {MAX_SEEDS:,} evaluation seeds, {count:,} were asked for")
+    return tuple(range(first, first + count))
+
+
+def evaluate_policy(
+    make_env: Callable[[], EvaluationEnv], act: Callable[[NDArray[Any]], NDArray[Any]], seeds: Sequence[int]
+) -> Evaluation:
+    """Run one episode per seed in an environment of its own, closed at the end.
+
+    The global generators are put back afterwards, whatever the environment or the policy drew from them.
+
+    Args:
+        make_env: gives a fresh environment, with a limit on its episodes' length.
+        act: the policy without noise, one observation to one action.
+        seeds: each episode begins with `reset(seed=...)`.
+    """
+    with undisturbed_generators():
+        env = make_env()
+        try:
+            episodes = [_run_episode(env, act, seed) for seed in seeds]
+        finally:
+            env.close()
+    returns, lengths = zip(*episodes, strict=True)
+    return Evaluation(tuple(seeds), returns, lengths)
+
+
+def _run_episode(env: EvaluationEnv, act: Callable[[NDArray[Any]], NDArray[Any]], seed: int) -> tuple[float, int]:
+    """Give the sum of rewards and the length of one episode."""
+    obs, _ = env.reset(seed=seed)
+    episode_return, length, over = 0.0, 0, False
+    while not over:
+        obs, reward, terminated, truncated, _ = env.step(act(obs))
+        episode_return += float(reward)
+        length += 1
+        over = terminated or truncated
+    return episode_return, length
+
+
+def summarise_evaluation(evaluation: Evaluation) -> dict[str, float]:
+    """Give the numbers of an `eval/*` row; deviations are of the population, as in stable-baselines3."""
+    return {
+        "eval/mean_reward": float(np.mean(evaluation.returns)),
+        "eval/std_reward": float(np.std(evaluation.returns)),
+        "eval/mean_ep_length": float(np.mean(evaluation.lengths)),
+    }
+
+
+def describe_evaluation(evaluation: Evaluation, num_timesteps: int) -> list[str]:
+    """Give the two console lines that users of stable-baselines3 know."""
+    returns, lengths = evaluation.returns, evaluation.lengths
+    return [
+        f"Eval num_timesteps={num_timesteps}, "
+        f"episode_reward={float(np.mean(returns)):.1f} +/- {float(np.std(returns)):.1f}",
+        f"Episode length: {float(np.mean(lengths)):.1f} +/- {float(np.std(lengths)):.1f}",
+    ]

@@ -1,0 +1,75 @@
+"""THE training loop: resume, step, log, evaluate, save, until the clock has run out; then the summary.
+
+A crash between any two of these calls is made good by the next attempt: a checkpoint is whole or not there, rows newer
+than the checkpoint are cut, an evaluation that a checkpoint has seen is not repeated, and the summary comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from enum import StrEnum
+
+from experiment.run import Run
+from training.config import TrainerConfig
+from training.protocol import Trainer
+from training.session import Attempt, Session
+
+
+class Outcome(StrEnum):
+    """How an attempt ended: the run is done, it was asked to stop and has checkpointed, or the guard ended it."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    UNHEALTHY = "unhealthy"
+
+
+def fit(
+    trainer: Trainer,
+    run: Run,
+    config: TrainerConfig,
+    attempt: Attempt,
+    *,
+    should_stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Outcome:
+    """Train until `max_timesteps`, from the newest checkpoint if there is one, and write the run's files.
+
+    Args:
+        trainer: freshly built; left open.
+        run: its folder exists, and its lock is held by this process.
+        config: gives the cadence; see `training.session.Progress` for what it counts.
+        attempt: this start of the run.
+        should_stop: asked before each step; True ends the attempt with a checkpoint.
+        say: prints a line for people.
+
+    Raises:
+        CheckpointError, MetricsError, RunFolderError: the run's files can't be gone on from.
+        OSError: the disk is full; checkpoints before stay valid.
+    """
+    with closing(Session(trainer, run, config, attempt, say)) as session:
+        if session.is_summarised():
+            session.clean_up()
+            return Outcome.FINISHED
+        session.begin()
+        while not session.is_over():
+            if should_stop():
+                session.save()
+                return Outcome.STOPPED
+            session.progress.step += 1
+            session.take(trainer.train_step())
+            if session.is_due(config.log_every) or (session.is_over() and config.log_every):
+                session.log()
+            if session.is_due(config.eval_every):
+                session.evaluate()
+            if session.guard.wants_stop:
+                return Outcome.UNHEALTHY
+            if session.is_due(config.save_every) or session.is_over():
+                session.save()
+        if should_stop():
+            return Outcome.STOPPED
+        session.write_summary()
+        if session.guard.wants_stop:
+            return Outcome.UNHEALTHY
+        session.clean_up()
+        return Outcome.FINISHED

@@ -1,0 +1,296 @@
+"""What one attempt keeps next to the trainer: counters, curve, guard, best policy, checkpoints, and the summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from experiment.files import now_text, write_json
+from experiment.run import Run
+from training.checkpoint import Checkpoint, CheckpointStore
+from training.config import TrainerConfig
+from training.evaluation import describe_evaluation, report_seeds, selection_seeds, summarise_evaluation
+from training.health import HealthGuard
+from training.metrics import Averages, MetricsLog, RecentEpisodes, to_json_number
+from training.protocol import Evaluation, StepResult, Trainer
+from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes
+from training.seeding import read_global_generators, undisturbed_generators, write_global_generators
+
+
+class RunFolderError(ValueError):
+    """A run folder that can't be trained in as asked. The message says what is there and what to do."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is known about this start of the run and goes into its summary.
+
+    Attributes:
+        number: counts from 1.
+        device: what it trains on, as a user would name it.
+        threads: of torch, on the CPU.
+        code_version: of Gridpilot and what it imports.
+        resume_mode: `exact` where the trainer's environment comes back to the bit, else `episode`.
+    """
+
+    number: int
+    device: str
+    threads: int
+    code_version: str
+    resume_mode: Literal["exact", "episode"]
+
+
+@dataclass
+class Progress:
+    """Counters of a run.
+
+    `clock` is what frequencies and `max_timesteps` count: a training step moves it by the environment steps that it
+    took, and by one where it took none. So it counts environment steps for a trainer that acts, training steps for one
+    that doesn't, and both in turn for one that first learns from data and then acts.
+    """
+
+    step: int = 0
+    env_step: int = 0
+    updates: int = 0
+    clock: int = 0
+
+
+class Session:
+    """One attempt at a run. `fit` drives it; nothing here decides when something happens.
+
+    Args:
+        trainer: freshly built.
+        run: its folder exists, and its lock is held by this process.
+        config: of the run.
+        attempt: this start of it.
+        say: prints a line for people.
+    """
+
+    TRANSIENT: ClassVar = frozenset(
+        {"_trainer", "_run", "_config", "_attempt", "_say", "_store", "_clock_before", "_saved_step", "_row_before"}
+    )
+
+    def __init__(
+        self, trainer: Trainer, run: Run, config: TrainerConfig, attempt: Attempt, say: Callable[[str], None]
+    ) -> None:
+        self._trainer, self._run, self._config, self._attempt, self._say = trainer, run, config, attempt, say
+        self._store = CheckpointStore(run.checkpoints_dir, config.keep_last, say)
+        self.progress = Progress()
+        self._averages = Averages()
+        self._episodes = RecentEpisodes()
+        self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)
+        self.guard = HealthGuard(config.guard, run.events_path, run.id, say)
+        self._meter = Meter()
+        self._best: dict[str, Any] | None = None
+        self._clock_before = 0
+        self._saved_step: int | None = None
+        self._row_before = (0, 0.0)
+
+    def is_over(self) -> bool:
+        """Tell whether the clock has reached the end of training."""
+        return self.progress.clock >= self._config.max_timesteps
+
+    def is_due(self, every: int) -> bool:
+        """Tell whether the last step reached or passed a multiple of `every`; 0 means never."""
+        return every > 0 and self.progress.clock // every > self._clock_before // every
+
+    def begin(self) -> None:
+        """Go on from the newest valid checkpoint, or start where there is none.
+
+        Raises:
+            RunFolderError: with `continue_training: false`, an earlier life of the run has left something.
+            CheckpointError: there are checkpoints and none can be used.
+            MetricsError: `metrics.jsonl` isn't what the checkpoint saw.
+        """
+        if not self._config.continue_training:
+            self._refuse_leftovers()
+        elif (checkpoint := self._store.resume()) is not None:
+            self._restore(checkpoint)
+        elif dropped := self._metrics.start_over():
+            self._say(
+                f"No checkpoint yet: training starts from step 0 again, {dropped} earlier metric rows are dropped"
+            )
+        self._row_before = (self.progress.clock, self._meter.wall_s())
+
+    def _refuse_leftovers(self) -> None:
+        run = self._run
+        leftovers = [path for path in (run.metrics_path, run.summary_path) if path.exists() and path.stat().st_size]
+        if not self._store.is_empty():
+            leftovers.append(run.checkpoints_dir)
+        if leftovers:
+            raise RunFolderError(
+                f"continue_training is false, but an earlier life of this run left {', '.join(map(str, leftovers))}: "
+                "move it away, or go on from it with continue_training: true"
+            )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._trainer.load_state_dict(checkpoint.state["trainer"])
+        self.load_state_dict(checkpoint.state["session"])
+        best = self._store.read_best()
+        # What is in best.pt counts: it may be newer than the checkpoint, and then training comes by it again.
+        self._best = None if best is None else dict(best["best"])
+        self._saved_step = checkpoint.step
+        self._say(f"Resumed from step {checkpoint.step:,}")
+        self._tell_differences(checkpoint.facts)
+        write_global_generators(checkpoint.state["generators"])
+
+    def _tell_differences(self, facts: Mapping[str, Any]) -> None:
+        now = self._facts()
+        for name in ("device", "threads", "torch"):
+            if facts[name] != now[name]:
+                self._say(f"{name} was {facts[name]} and is {now[name]} now: results may differ in their last digits")
+
+    def take(self, result: StepResult) -> None:
+        """Count what a training step did, and keep its numbers for the next row."""
+        progress = self.progress
+        self._clock_before = progress.clock
+        progress.clock += result.env_steps or 1
+        progress.env_step += result.env_steps
+        progress.updates += result.updates
+        self._averages.add(result.metrics)
+        if result.episodes:
+            self._episodes.add(result.episodes)
+
+    def log(self) -> None:
+        """Write a training row: means since the row before, recent episodes, speed."""
+        clock, wall = self.progress.clock, self._meter.wall_s()
+        clock_before, wall_before = self._row_before
+        self._row_before = (clock, wall)
+        self._write_row(
+            {
+                **self._averages.take(),
+                **self._episodes.means(),
+                "train/n_updates": self.progress.updates,
+                "time/fps": (clock - clock_before) / max(wall - wall_before, 1e-9),
+            }
+        )
+
+    def _write_row(self, values: Mapping[str, float]) -> None:
+        progress = self.progress
+        self._metrics.write(
+            step=progress.step,
+            env_step=progress.env_step,
+            clock=progress.clock,
+            wall_time=self._meter.wall_s(),
+            values=values,
+        )
+        self.guard.check(progress.step, values)
+
+    def evaluate(self) -> None:
+        """Evaluate on the selection seeds, write a row, and keep the policy if it is the best so far."""
+        evaluation = self._run_episodes(selection_seeds(self._config.num_eval))
+        for line in describe_evaluation(evaluation, self.progress.clock):
+            self._say(line)
+        values = summarise_evaluation(evaluation)
+        self._write_row(values)
+        mean = values["eval/mean_reward"]
+        if math.isfinite(mean) and (self._best is None or mean > self._best["mean"]):
+            self._best = {"step": self.progress.step, "mean": mean}
+            self._store.save_best(self.progress.step, self._full_state(), self._facts() | {"best": self._best})
+
+    def _run_episodes(self, seeds: tuple[int, ...]) -> Evaluation:
+        with undisturbed_generators():
+            return self._trainer.evaluate(seeds)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the newest one is of this very step."""
+        if self._saved_step != self.progress.step:
+            self._metrics.sync()
+            self._store.save(self.progress.step, self._full_state(), self._facts())
+            self._saved_step = self.progress.step
+
+    def _full_state(self) -> dict[str, Any]:
+        trainer, session = self._trainer.state_dict(), self.state_dict()
+        return {"trainer": trainer, "session": session, "generators": read_global_generators()}
+
+    def _facts(self) -> dict[str, Any]:
+        attempt = self._attempt
+        return vars(self.progress) | {
+            "device": attempt.device,
+            "threads": attempt.threads,
+            "torch": str(torch.__version__),
+            "code_version": attempt.code_version,
+            "resume": attempt.resume_mode,
+            "saved": now_text(),
+        }
+
+    def write_summary(self) -> None:
+        """Evaluate on the report seeds and write `summary.json`, unless the guard asks for an end first."""
+        evaluation = self._run_episodes(report_seeds(self._config.num_eval))
+        final = summarise_evaluation(evaluation)
+        mean, std = final["eval/mean_reward"], final["eval/std_reward"]
+        self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
+        self.guard.check(self.progress.step, {"final_eval/mean": mean})
+        if not self.guard.wants_stop:
+            write_json(self._run.summary_path, self._summarise(evaluation, mean, std))
+
+    def _summarise(self, evaluation: Evaluation, mean: float, std: float) -> dict[str, Any]:
+        progress, attempt, meter = self.progress, self._attempt, self._meter
+        state, wall_s = self._trainer.state_dict(), meter.wall_s()
+        return {
+            "final_eval": {
+                "mean": to_json_number(mean),
+                "std": to_json_number(std),
+                "returns": [to_json_number(value) for value in evaluation.returns],
+                "lengths": list(evaluation.lengths),
+                "seeds": list(evaluation.seeds),
+            },
+            "best_eval": self._best,
+            "parameters": count_parameters(self._trainer.components()),
+            "memory": {
+                "peak_rss_bytes": meter.peak_rss_bytes(),
+                "peak_gpu_bytes": meter.peak_gpu_bytes(),
+                "replay_bytes": measure_replay_bytes(state),
+            },
+            "time": {"wall_s": wall_s, "cpu_s": meter.cpu_s()},
+            "throughput": {"env_steps_per_s": progress.env_step / wall_s, "updates_per_s": progress.updates / wall_s},
+            "steps": progress.step,
+            "env_steps": progress.env_step,
+            "updates": progress.updates,
+            "attempts": attempt.number,
+            "resume": attempt.resume_mode,
+            "guard": self.guard.summary(),
+            "device": attempt.device,
+            "threads": attempt.threads,
+            "code_version": attempt.code_version,
+            "state_hash": hash_state(state),
+        }
+
+    def is_summarised(self) -> bool:
+        """Tell whether a life before this one came to its end and may go on where it ended."""
+        return self._config.continue_training and self._run.summary_path.exists()
+
+    def clean_up(self) -> None:
+        """Drop replay data of a finished run, unless they are to be kept."""
+        if not self._config.keep_replay:
+            self._store.drop_replay()
+
+    def close(self) -> None:
+        """Finish the views of the curve."""
+        self._metrics.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that resuming needs, but for the trainer's own and the global generators."""
+        return {
+            "progress": dict(vars(self.progress)),
+            "averages": self._averages.state_dict(),
+            "episodes": self._episodes.state_dict(),
+            "metrics": self._metrics.state_dict(),
+            "guard": self.guard.state_dict(),
+            "meter": self._meter.state_dict(),
+            "best": self._best,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; cuts `metrics.jsonl` back to it."""
+        self.progress = Progress(**state["progress"])
+        self._averages.load_state_dict(state["averages"])
+        self._episodes.load_state_dict(state["episodes"])
+        self._metrics.load_state_dict(state["metrics"], self.progress.clock)
+        self.guard.load_state_dict(state["guard"])
+        self._meter.load_state_dict(state["meter"])
+        self._best = state["best"]
