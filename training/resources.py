@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.rowlog import RowLog
-from training.state import find_row_logs, walk_leaves
+from training.state import find_row_logs, sort_keys
 
 
 def count_parameters(components: Mapping[str, nn.Module]) -> dict[str, int]:
@@ -97,10 +97,22 @@ def hash_state(state: object) -> str:
         TypeError: a leaf that can't stand in a state.
     """
     digest = hashlib.sha256()
-    for path, leaf in walk_leaves(state):
-        digest.update(repr(path).encode() + b"\0")
-        _add_leaf(digest, leaf)
+    _add_state(digest, state)
     return digest.hexdigest()
+
+
+def _add_state(digest: hashlib._Hash, state: object) -> None:
+    if isinstance(state, Mapping):
+        digest.update(f"dict {len(state)}\0".encode())
+        for key in sort_keys(state):
+            digest.update(f"{key!r}\0".encode())
+            _add_state(digest, state[key])
+    elif isinstance(state, list | tuple):
+        digest.update(f"{'list' if isinstance(state, list) else 'tuple'} {len(state)}\0".encode())
+        for value in state:
+            _add_state(digest, value)
+    else:
+        _add_leaf(digest, state)
 
 
 def _add_leaf(digest: hashlib._Hash, leaf: object) -> None:
@@ -118,7 +130,7 @@ def _add_leaf(digest: hashlib._Hash, leaf: object) -> None:
         _add_array(digest, "newer", leaf.rows[:slot])
     elif isinstance(leaf, float):
         digest.update(b"float" + struct.pack("<d", leaf))
-    elif isinstance(leaf, bool | int | str | bytes | dict | list | tuple | None):
+    elif isinstance(leaf, bool | int | str | bytes | None):
         digest.update(f"{type(leaf).__name__} {leaf!r}\0".encode())
     else:
         raise TypeError(f"a {type(leaf).__name__} can't stand in a state and can't be hashed")

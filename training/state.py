@@ -33,13 +33,18 @@ def path_text(path: StatePath) -> str:
 def walk_leaves(state: object, path: StatePath = ()) -> Iterator[tuple[StatePath, object]]:
     """Give every leaf with its path, mappings in the order of their keys; empty containers count as leaves."""
     if isinstance(state, Mapping) and state:
-        for key in sorted(state, key=lambda key: (type(key).__name__, key)):
+        for key in sort_keys(state):
             yield from walk_leaves(state[key], (*path, key))
     elif isinstance(state, list | tuple) and state:
         for position, value in enumerate(state):
             yield from walk_leaves(value, (*path, position))
     else:
         yield path, state
+
+
+def sort_keys(state: Mapping[Any, object]) -> list[Any]:
+    """Give the keys of a mapping in one order, whatever the order they were put in: numbers, then texts."""
+    return sorted(state, key=lambda key: (type(key).__name__, key))
 
 
 def find_row_logs(state: object) -> dict[str, RowLog]:
@@ -109,8 +114,10 @@ def _pack_value(value: object, path: StatePath) -> Any:
         return int(value) if value.bit_length() < _PLAIN_INT_BITS else {_KIND: "int", "hex": hex(value)}
     if isinstance(value, float):
         return float(value)
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
         return value
+    if isinstance(value, bytes):
+        return {_KIND: "bytes", "hex": value.hex()}  # torch refuses the empty one
     raise TypeError(
         f"state {path_text(path)!r}: a {type(value).__name__} can't be saved; "
         "give tensors, NumPy arrays, RowLogs, numbers, texts, lists, tuples and dicts"
@@ -146,6 +153,8 @@ def _unpack_marked(packed: dict[str, Any], row_log_at: Callable[[str], RowLog], 
         return row_log_at(path_text(path))
     if kind == "int":
         return int(packed["hex"], 16)
+    if kind == "bytes":
+        return bytes.fromhex(packed["hex"])
     if kind not in ("array", "scalar"):
         raise ValueError(f"state {path_text(path)!r}: unknown kind of leaf {kind!r}")
     array = packed["bytes"].numpy().view(np.dtype(packed["dtype"])).reshape(packed["shape"])

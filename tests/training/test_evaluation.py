@@ -1,0 +1,98 @@
+"""Evaluation: fixed seeds, one episode each, and nothing that training could notice."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from training.evaluation import (
+    MAX_SEEDS,
+    describe_evaluation,
+    evaluate_policy,
+    report_seeds,
+    selection_seeds,
+    summarise_evaluation,
+)
+from training.protocol import Evaluation
+from training.resources import hash_state
+from training.seeding import read_global_generators
+
+
+class SeededEnv:
+    """Ends after (seed % 3) + 1 steps, by itself or by its clock; each reward is the action."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.closed = False
+        self.fails = False
+
+    def reset(self, *, seed: int | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
+        assert seed is not None
+        self.left = seed % 3 + 1
+        return np.array([float(seed)]), {}
+
+    def step(self, action: Any, /) -> tuple[NDArray[Any], np.float32, bool, bool, dict[str, Any]]:
+        if self.fails:
+            raise RuntimeError("simulator gone")
+        random.random()
+        np.random.rand()  # noqa: NPY002
+        torch.rand(3)
+        self.left -= 1
+        over = self.left == 0
+        return np.array([0.0]), np.float32(action[0]), over and action[0] > 1, over, {}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def act(obs: NDArray[Any]) -> NDArray[Any]:
+    return obs + 1
+
+
+def test_each_seed_gives_one_episode() -> None:
+    evaluation = evaluate_policy(SeededEnv, act, [3, 4, 5])
+    assert evaluation == Evaluation((3, 4, 5), (4.0, 6.0, 8.0), (1, 2, 3))
+
+
+def test_the_global_generators_are_as_before() -> None:
+    before = hash_state(read_global_generators())
+    evaluate_policy(SeededEnv, act, [3, 4, 5])
+    assert hash_state(read_global_generators()) == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_environment_is_closed_also_when_it_fails(fails: bool) -> None:
+    env = SeededEnv()
+    env.fails = fails
+    if fails:
+        with pytest.raises(RuntimeError, match="simulator gone"):
+            evaluate_policy(lambda: env, act, [3])
+    else:
+        evaluate_policy(lambda: env, act, [3])
+    assert env.closed
+
+
+def test_selection_and_report_seeds_are_fixed_and_never_meet() -> None:
+    assert selection_seeds(3) == selection_seeds(10)[:3]
+    assert report_seeds(3) == report_seeds(10)[:3]
+    assert not set(selection_seeds(MAX_SEEDS)) & set(report_seeds(MAX_SEEDS))
+    with pytest.raises(ValueError, match="1,000,001"):
+        report_seeds(MAX_SEEDS + 1)
+
+
+def test_the_console_lines_are_those_of_stable_baselines3() -> None:
+    evaluation = Evaluation((1, 2), (-130.0, -170.0), (200, 200))
+    assert describe_evaluation(evaluation, 10_000) == [
+        "Eval num_timesteps=10000, episode_reward=-150.0 +/- 20.0",
+        "Episode length: 200.0 +/- 0.0",
+    ]
+    assert summarise_evaluation(evaluation) == {
+        "eval/mean_reward": -150.0,
+        "eval/std_reward": 20.0,
+        "eval/mean_ep_length": 200.0,
+    }
