@@ -1,0 +1,31 @@
+"""Between the agents' actions, which are always in [-1, 1], and an environment's own units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ActionScale:
+    """The affine map from [-1, 1] onto the bounds of an action space, one pair of bounds a dimension.
+
+    Args:
+        space: one-dimensional with finite bounds.
+    """
+
+    def __init__(self, space: gym.spaces.Box) -> None:
+        self.low: NDArray[Any] = space.low
+        self.high: NDArray[Any] = space.high
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self._centre: NDArray[Any] = ((low + high) / 2).astype(space.dtype)
+        self._half: NDArray[Any] = ((high - low) / 2).astype(space.dtype)
+
+    def to_env(self, action: NDArray[np.float32]) -> NDArray[Any]:
+        """Give an action in the environment's units and number type, never outside its bounds by rounding."""
+        scaled: NDArray[Any] = self._centre + self._half * action
+        np.minimum(scaled, self.high, out=scaled)
+        np.maximum(scaled, self.low, out=scaled)
+        return scaled.astype(self.low.dtype, copy=False)
