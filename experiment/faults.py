@@ -1,0 +1,61 @@
+"""What is wrong with settings, gathered over a grid and said once for each place in the spec."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Literal
+
+from experiment.grid import Combination, locate
+from experiment.loader import Mark
+from experiment.problems import Fault, Problem, SpecError
+from experiment.spec import ExperimentSpec, sort_problems
+
+MAX_SHOWN = 50
+_MAX_KEPT = 1_000
+
+
+class FaultList:
+    """Faults of combinations, merged by place and message and counted."""
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        self._spec = spec
+        self._counts: Counter[Problem] = Counter()
+        self._dropped = 0
+
+    def add(self, combination: Combination, fault: Fault) -> None:
+        """Note a fault of one combination."""
+        problem = self._find_place(combination, fault).problem(fault.message)
+        if problem in self._counts or len(self._counts) < _MAX_KEPT:
+            self._counts[problem] += 1
+        else:
+            self._dropped += 1
+
+    def raise_any(self, total: int) -> None:
+        """Raise what was noted, if anything was.
+
+        Args:
+            total: of combinations that were checked.
+
+        Raises:
+            SpecError: with at most `MAX_SHOWN` problems, in the order of the file, and the number of the others.
+        """
+        if not self._counts:
+            return
+        problems = []
+        for problem, count in self._counts.items():
+            part = f" ({count} of {total} runs)" if count < total else ""
+            problems.append(replace(problem, message=f"{problem.message}{part}"))
+        problems = sort_problems(problems, self._spec.files)
+        more = len(problems) - MAX_SHOWN + self._dropped
+        if more > 0:
+            problems = [*problems[:MAX_SHOWN], Problem(f"and {more} more")]
+        raise SpecError(problems)
+
+    def _find_place(self, combination: Combination, fault: Fault) -> Mark:
+        """Give the place of the first of the fault's keys that the spec has; of a missing key, where it could go."""
+        part: Literal["key", "value"] = "key" if fault.message.startswith("unknown key") else "value"
+        for key in fault.keys:
+            if mark := locate(self._spec, combination, key, part):
+                return mark
+        return self._spec.sections.places.get("constants") or Mark(str(self._spec.path), 1, 1)
