@@ -20,12 +20,12 @@ class ActionScale:
         self.low: NDArray[Any] = space.low
         self.high: NDArray[Any] = space.high
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        self._centre: NDArray[Any] = ((low + high) / 2).astype(space.dtype)
-        self._half: NDArray[Any] = ((high - low) / 2).astype(space.dtype)
+        self._centre = (low + high) / 2
+        self._half = (high - low) / 2
 
     def to_env(self, action: NDArray[np.float32]) -> NDArray[Any]:
         """Give an action in the environment's units and number type, never outside its bounds by rounding."""
-        scaled: NDArray[Any] = self._centre + self._half * action
+        scaled: NDArray[Any] = (self._centre + self._half * action).astype(self.low.dtype)
         np.minimum(scaled, self.high, out=scaled)
         np.maximum(scaled, self.low, out=scaled)
-        return scaled.astype(self.low.dtype, copy=False)
+        return scaled
