@@ -1,0 +1,213 @@
+"""The arms of an experiment: runs that differ in the seed alone (or in what a table averages over), ranked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import MISSING, ExperimentData, canonical, is_done
+from analysis.records import NOT_THERE
+from analysis.statistics import Interval, interquartile_mean, stratified_bootstrap_interval
+
+SEED = "seed"
+FEW_SEEDS = 5
+FIRST = "returns"
+"""Name of the comparison of all swept settings together; the others are called `returns_by_<key>`."""
+_NO_INTERVAL = Interval(np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Planned runs that have the same values of a comparison's keys.
+
+    Attributes:
+        task: values of the keys that choose the environment, as shown. Returns are never pooled or ranked across tasks.
+        values: values of the compared keys, as shown.
+        runs: rows of `ExperimentData.runs`, each run once.
+        strata: for each row, what it has of all other swept keys but the seed.
+    """
+
+    task: tuple[str, ...]
+    values: tuple[str, ...]
+    runs: pd.DataFrame
+    strata: tuple[str, ...]
+
+    @property
+    def done(self) -> pd.DataFrame:
+        return self.runs[is_done(self.runs)]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What the finished runs of an arm say.
+
+    Numbers are None where nothing was measured and NaN or infinite where a finished run's were. `problem` says why the
+    arm can't be ranked and is empty where it can; `verdict` compares it with the best arm of its task.
+    """
+
+    arm: Arm
+    planned: int
+    finished: int
+    iqm: float | None = None
+    interval: Interval = _NO_INTERVAL
+    mean: float | None = None
+    sd: float | None = None
+    train_mean: float | None = None
+    train_sd: float | None = None
+    problem: str = ""
+    verdict: str = ""
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms set side by side: by one key, or by all of them together."""
+
+    name: str
+    title: str
+    task_keys: tuple[str, ...]
+    keys: tuple[str, ...]
+    results: tuple[ArmResult, ...]
+
+    def describe(self, arm: Arm) -> str:
+        """Name an arm in words: `learning_rate=0.001`; `all runs` where nothing is swept but the seed."""
+        pairs = zip(self.task_keys + self.keys, arm.task + arm.values, strict=True)
+        return ", ".join(f"{key}={value}" for key, value in pairs) or "all runs"
+
+
+def show_value(value: object) -> str:
+    """Write a setting as a spec would: `true`, `null`, `0.0001`, plain text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def find_task_keys(swept: Sequence[str]) -> tuple[str, ...]:
+    """Give the swept keys that choose the environment, whose returns are not on one scale."""
+    return tuple(key for key in swept if key == "env_name" or key.split(".")[0] == "env_kwargs")
+
+
+def compare_arms(data: ExperimentData) -> list[Comparison]:
+    """Give the comparison of all swept settings together, then one for each of them where there are several."""
+    task_keys = find_task_keys(data.swept)
+    keys = tuple(key for key in data.swept if key != SEED and key not in task_keys)
+    title = "Returns by " + " and ".join(keys) if keys else "Returns"
+    comparisons = [_compare(data, FIRST, title, task_keys, keys)]
+    if len(keys) > 1:
+        comparisons += [_compare(data, f"{FIRST}_by_{key}", f"Returns by {key}", task_keys, (key,)) for key in keys]
+    return comparisons
+
+
+def _compare(
+    data: ExperimentData, name: str, title: str, task_keys: tuple[str, ...], keys: tuple[str, ...]
+) -> Comparison:
+    results = [summarise_arm(arm) for arm in group_arms(data, task_keys, keys)]
+    return Comparison(name, title, task_keys, keys, tuple(rank_arms(results)))
+
+
+def group_arms(data: ExperimentData, task_keys: tuple[str, ...], keys: tuple[str, ...]) -> list[Arm]:
+    """Give the arms in the order in which the plan first names them."""
+    others = [key for key in data.swept if key != SEED and key not in task_keys + keys]
+    members: dict[tuple[str, ...], dict[str, tuple[int, str]]] = {}
+    shown: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for position, combination in enumerate(data.plan):
+        settings = combination.settings
+        point = tuple(canonical(settings[key]) if key in settings else MISSING for key in task_keys + keys)
+        stratum = " ".join(canonical(settings[key]) if key in settings else MISSING for key in others)
+        members.setdefault(point, {}).setdefault(combination.id, (position, stratum))
+        shown.setdefault(
+            point, tuple(show_value(settings[key]) if key in settings else MISSING for key in task_keys + keys)
+        )
+    cut = len(task_keys)
+    return [
+        Arm(
+            shown[point][:cut],
+            shown[point][cut:],
+            data.runs.iloc[[position for position, _ in runs.values()]],
+            tuple(stratum for _, stratum in runs.values()),
+        )
+        for point, runs in members.items()
+    ]
+
+
+def summarise_arm(arm: Arm) -> ArmResult:
+    """Give the numbers of an arm, from its finished runs alone, before it is compared."""
+    done = arm.done
+    result = ArmResult(arm, planned=len(arm.runs), finished=len(done))
+    if result.finished < result.planned:
+        result = replace(result, problem=describe_missing(arm))
+    if done.empty:
+        return result
+    train_mean, train_sd = _mean_and_sd(done["train_return"], done["train_problem"])
+    result = replace(result, train_mean=train_mean, train_sd=train_sd)
+    mean, sd = _mean_and_sd(done["final_mean"], done["final_problem"])
+    faulty = done[done["final_problem"].notna()]
+    if not faulty.empty:
+        causes = "; ".join(f"{row.final_problem} in run {row.id}" for row in faulty.itertuples())
+        return replace(result, iqm=mean, mean=mean, problem="; ".join(filter(None, (result.problem, causes))))
+    values = done["final_mean"].to_numpy()
+    strata: dict[str, list[float]] = {}
+    for value, stratum in zip(values, np.array(arm.strata)[is_done(arm.runs)], strict=True):
+        strata.setdefault(stratum, []).append(value)
+    interval = stratified_bootstrap_interval(list(strata.values()))
+    return replace(result, iqm=float(interquartile_mean(values)), interval=interval, mean=mean, sd=sd)
+
+
+def _mean_and_sd(values: pd.Series[float], problems: pd.Series[str]) -> tuple[float | None, float | None]:
+    """Give mean and sample standard deviation; None where a value is missing, no deviation where one isn't finite."""
+    if problems.isin(NOT_THERE).any():
+        return None, None
+    numbers = values.to_numpy(dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        infinite = numbers[np.isinf(numbers)]
+        same_sign = len(set(infinite)) == 1 and not np.isnan(numbers).any()
+        return (float(infinite[0]) if same_sign else np.nan), None
+    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+
+
+def describe_missing(arm: Arm) -> str:
+    """Say how many runs of an arm finished and what the others are: `2 of 3 finished, 1 FAILED (oom)`."""
+    left = arm.runs[~is_done(arm.runs)]
+    states = left["state"] + left["reason"].map(lambda reason: f" ({reason})" if isinstance(reason, str) else "")
+    counts = dict.fromkeys(states, 0)
+    for state in states:
+        counts[state] += 1
+    parts = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{len(arm.runs) - len(left)} of {len(arm.runs)} finished, {parts}"
+
+
+def rank_arms(results: Sequence[ArmResult]) -> list[ArmResult]:
+    """Compare each arm with the best of its task. Only arms whose planned runs have all finished take part."""
+    best: dict[tuple[str, ...], ArmResult] = {}
+    for result in results:
+        leader = best.get(result.arm.task)
+        if not result.problem and (leader is None or _iqm(result) > _iqm(leader)):
+            best[result.arm.task] = result
+    rivals: dict[tuple[str, ...], list[ArmResult]] = {}
+    for result in results:
+        rivals.setdefault(result.arm.task, []).append(result)
+    return [_judge(result, best.get(result.arm.task), rivals[result.arm.task]) for result in results]
+
+
+def _iqm(result: ArmResult) -> float:
+    assert result.iqm is not None
+    return result.iqm
+
+
+def _judge(result: ArmResult, best: ArmResult | None, rivals: Sequence[ArmResult]) -> ArmResult:
+    if result.problem:
+        return replace(result, verdict=f"not ranked: {result.problem}")
+    assert best is not None
+    if len(rivals) == 1:
+        return result
+    if result is best:
+        ranked = sum(not rival.problem for rival in rivals)
+        verdict = "best" if ranked == len(rivals) else f"best of the {ranked} ranked"
+        return replace(result, verdict=verdict, is_best=True)
+    if not (result.interval.exists and best.interval.exists):
+        return replace(result, verdict="can't be told from the best: a single run has no interval")
+    if result.interval.overlaps(best.interval):
+        return replace(result, verdict="not distinguishable from the best")
+    return replace(result, verdict="below the best")

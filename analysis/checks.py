@@ -1,0 +1,91 @@
+"""What a reader has to be warned of: axes without effect, several code versions, unhealthy or missing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.arms import Comparison
+from analysis.load import MISSING, ExperimentData, canonical, is_done
+from analysis.returns import warn_of_few_seeds
+
+
+def find_warnings(data: ExperimentData, comparison: Comparison) -> list[str]:
+    """Give every warning that belongs at the top of the report, the gravest first."""
+    return [
+        *_warn_of_problems(comparison),
+        *find_axes_without_effect(data),
+        *_warn_of_versions(data),
+        *_warn_of_guard(data),
+        *warn_of_few_seeds(comparison),
+        *_warn_of_stale(data),
+        *data.warnings,
+    ]
+
+
+def _warn_of_problems(comparison: Comparison) -> list[str]:
+    return [f"{comparison.describe(result.arm)}: {result.problem}." for result in comparison.results if result.problem]
+
+
+def find_axes_without_effect(data: ExperimentData) -> list[str]:
+    """Name each swept key that changed nothing: finished runs that differ in it alone are identical, all pairs of them.
+
+    Identical are two runs with the same metric rows (wall_time and time/* left out), or with the same hash of
+    parameters, targets and optimizer, or that are one and the same run.
+    """
+    sentences = []
+    for key in data.swept:
+        groups = _group_by_others(data, key)
+        pairs = [(group[0], other) for group in groups for other in group[1:]]
+        if not pairs or not all(_are_identical(first, other) for first, other in pairs):
+            continue
+        if all(first["id"] == other["id"] for first, other in pairs):
+            sentences.append(f"{key} had no effect: its values mean the same and share their runs.")
+        elif key == "seed":
+            sentences.append("seed had no effect: runs that differ in nothing else are identical.")
+        else:
+            sentences.append(f"{key} had no effect: its runs are identical for the same seed.")
+    return sentences
+
+
+def _group_by_others(data: ExperimentData, key: str) -> list[list[Mapping[str, Any]]]:
+    """Give the finished combinations that differ in one key alone, one of each value."""
+    others = [name for name in data.swept if name != key]
+    names = ["id", "state_hash", "metrics_hash"]
+    rows: list[Mapping[str, Any]] = [dict(zip(names, row, strict=True)) for row in data.runs[names].to_numpy()]
+    groups: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for combination, row, done in zip(data.plan, rows, is_done(data.runs), strict=True):
+        if not done:
+            continue
+        settings = combination.settings
+        point = tuple(canonical(settings[name]) if name in settings else MISSING for name in others)
+        value = canonical(settings[key]) if key in settings else MISSING
+        groups.setdefault(point, {}).setdefault(value, row)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
+
+
+def _are_identical(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return any(isinstance(first[name], str) and first[name] == other[name] for name in first)
+
+
+def _warn_of_versions(data: ExperimentData) -> list[str]:
+    runs = data.unique_runs
+    versions = list(dict.fromkeys(runs["code_version"].dropna()))
+    sentences = []
+    if len(versions) > 1:
+        sentences.append(f"The runs are of {len(versions)} code versions: {', '.join(versions)}.")
+    mixed = runs[runs["code_versions"].str.contains(" ", regex=False, na=False)]
+    for row in mixed.itertuples():
+        sentences.append(f"{row.label} ({row.id}) was started under several code versions: {row.code_versions}.")
+    return sentences
+
+
+def _warn_of_guard(data: ExperimentData) -> list[str]:
+    done = data.unique_runs[is_done(data.unique_runs)]
+    unwell = done[done["guard"].notna() & (done["guard"] != "healthy")]
+    return [f"{row.label} ({row.id}): the training-health guard says {row.guard}." for row in unwell.itertuples()]
+
+
+def _warn_of_stale(data: ExperimentData) -> list[str]:
+    count = len(data.stale)
+    return [f"{count} run(s) on disk are not in the plan and enter no number."] if count else []

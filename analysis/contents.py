@@ -1,0 +1,169 @@
+"""What a report says, before it is a page, a Markdown file or a terminal's text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis.arms import ArmResult, Comparison, compare_arms
+from analysis.checks import find_warnings
+from analysis.costs import describe_resumes, tabulate_memory, tabulate_parameters, tabulate_time
+from analysis.endings import tabulate_endings, tabulate_stale
+from analysis.figures import Picture, draw_figures
+from analysis.load import ExperimentData, is_done
+from analysis.returns import EVALUATION_MEAN, RUNS, TRAINING_MEAN, tabulate_returns, tabulate_runs
+from analysis.settings import tabulate_environment, tabulate_settings, tabulate_versions
+from analysis.tables import Table, choose_decimals, render_text, show_number
+from experiment.run import safe_label
+
+_NAMED_RIVALS = 6
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headline with sentences, tables and figures under it."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report. `answer` is its first sentence, `facts` are pairs of a name and a value."""
+
+    name: str
+    description: str
+    answer: str
+    warnings: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [picture for section in self.sections for picture in section.pictures]
+
+    def render_text(self) -> str:
+        """Give the answer, the warnings and the first table of returns for a terminal."""
+        table = render_text(self.tables[0], leave_out=(EVALUATION_MEAN, TRAINING_MEAN, RUNS))
+        warnings = "".join(f"warning: {warning}\n" for warning in self.warnings)
+        return f"{self.answer}\n\n{table}\n" + (f"\n{warnings}" if warnings else "")
+
+
+def compose_report(data: ExperimentData, spec: Path) -> Report:
+    """Give everything that the report of an experiment says.
+
+    Args:
+        data: of the experiment.
+        spec: the file that commands for unfinished runs launch.
+    """
+    comparisons = compare_arms(data)
+    pictures, left_out = draw_figures(data, comparisons)
+    returns = [tabulate_returns(comparison) for comparison in comparisons]
+    sections = [
+        Section("Returns", tables=tuple(returns)),
+        Section("Figures", tuple(left_out), pictures=tuple(pictures)),
+        Section("Unfinished runs", tables=_keep_filled(tabulate_endings(data, spec), tabulate_stale(data))),
+        Section(
+            "Cost",
+            tuple(describe_resumes(data)),
+            _keep_filled(tabulate_parameters(data), tabulate_memory(comparisons[0]), tabulate_time(comparisons[0])),
+        ),
+        Section(
+            "Settings and origin",
+            tables=_keep_filled(
+                tabulate_settings(data), tabulate_versions(data), tabulate_environment(data), tabulate_runs(data)
+            ),
+        ),
+    ]
+    filled = [section for section in sections if section.sentences or section.tables or section.pictures]
+    return Report(
+        name=data.name,
+        description=data.description,
+        answer=answer_in_short(data, comparisons[0]),
+        warnings=tuple(find_warnings(data, comparisons[0])),
+        facts=_list_facts(data),
+        sections=tuple(_name_files(filled)),
+    )
+
+
+def _keep_filled(*tables: Table) -> tuple[Table, ...]:
+    return tuple(table for table in tables if table.rows)
+
+
+def answer_in_short(data: ExperimentData, comparison: Comparison) -> str:
+    """Say in one or two sentences how many runs finished, which arm is best, and how sure that is."""
+    runs = data.unique_runs
+    done = int(is_done(runs).sum())
+    count = f"{done} of {len(runs)} {'run' if len(runs) == 1 else 'runs'} finished."
+    if not done:
+        return f"{count} There are no returns to report."
+    tasks = dict.fromkeys(result.arm.task for result in comparison.results)
+    groups = [[result for result in comparison.results if result.arm.task == task] for task in tasks]
+    return " ".join([count, *(_name_best(comparison, group) for group in groups)])
+
+
+def _name_best(comparison: Comparison, results: Sequence[ArmResult]) -> str:
+    ranked = [result for result in results if not result.problem]
+    if not ranked:
+        where = ", ".join(results[0].arm.task)
+        return f"No arm{' on ' + where if where else ''} can be ranked: none has all of its runs finished and measured."
+    best = next((result for result in ranked if result.is_best), ranked[0])
+    decimals = choose_decimals([best.iqm, best.interval.low, best.interval.high])
+    interval = (
+        f", 95 % interval [{show_number(best.interval.low, decimals)}, {show_number(best.interval.high, decimals)}]"
+    )
+    seeds = "one seed" if best.finished == 1 else f"{best.finished} seeds"
+    lead = "Best: " if best.is_best else ""
+    sentence = (
+        f"{lead}{comparison.describe(best.arm)}, IQM of the final evaluation returns {show_number(best.iqm, decimals)}"
+        f"{interval if best.interval.exists else ''} over {seeds}."
+    )
+    rivals = [comparison.describe(result.arm) for result in ranked if result.verdict.startswith("not distinguishable")]
+    if not rivals:
+        return sentence
+    named = "; ".join(rivals[:_NAMED_RIVALS])
+    more = f" and {len(rivals) - _NAMED_RIVALS} more" if len(rivals) > _NAMED_RIVALS else ""
+    return f"{sentence} Not distinguishable from it: {named}{more}."
+
+
+def _list_facts(data: ExperimentData) -> tuple[tuple[str, str], ...]:
+    runs = data.unique_runs
+
+    def join(column: str) -> str:
+        return ", ".join(dict.fromkeys(runs[column].dropna())) or "not recorded"
+
+    started = runs["started"].dropna()
+    newest = "no run was started" if started.empty else str(max(started))
+    return (
+        ("Newest run started", newest),
+        ("Code version", join("code_version")),
+        ("Device", join("used_device")),
+    )
+
+
+def _name_files(sections: Sequence[Section]) -> list[Section]:
+    """Give each table and figure a file name of its own that any file system takes."""
+    taken: set[str] = set()
+
+    def claim(name: str, suffix: str) -> str:
+        stem = safe_label(name)
+        choices = (stem if number == 1 else f"{stem}_{number}" for number in range(1, len(taken) + 2))
+        free = next(choice for choice in choices if f"{choice.lower()}{suffix}" not in taken)
+        taken.add(f"{free.lower()}{suffix}")
+        return free
+
+    return [
+        replace(
+            section,
+            tables=tuple(replace(table, name=claim(table.name, ".csv")) for table in section.tables),
+            pictures=tuple(replace(picture, name=claim(picture.name, ".png")) for picture in section.pictures),
+        )
+        for section in sections
+    ]

@@ -1,0 +1,256 @@
+"""Learning curves and final returns as PNG, drawn without any global state, the same bytes for the same runs."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
+
+from analysis.arms import FIRST, Arm, ArmResult, Comparison
+from analysis.load import ExperimentData, is_done
+from analysis.statistics import interquartile_mean, stratified_bootstrap_interval
+
+CURVE = "eval/mean_reward"
+MAX_ARMS = 12
+MAX_DOTS = 40
+DPI = 160
+BAND_RESAMPLES = 2_000
+_COLUMN_INCHES = 4.5
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which colour-blind readers can tell apart; the yellow is left out, it is too light for lines."""
+_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)))
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
+_MAX_NAME = 44
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as it is written: the stem of its file, what it shows, the PNG, and the runs in it."""
+
+    name: str
+    title: str
+    png: bytes
+    runs: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Evaluation returns of an arm's finished runs at the steps that all of them have.
+
+    Shapes: steps (number of steps,), returns (number of runs, number of steps).
+    """
+
+    steps: NDArray[np.int64]
+    returns: NDArray[np.float64]
+    strata: tuple[str, ...]
+
+
+def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tuple[list[Picture], list[str]]:
+    """Give learning curves and final returns for each comparison, and say which were left out and why."""
+    pictures: list[Picture] = []
+    left_out = describe_gaps(data)
+    points = collect_points(data)
+    for comparison in comparisons:
+        for task in dict.fromkeys(result.arm.task for result in comparison.results):
+            results = [result for result in comparison.results if result.arm.task == task]
+            suffix = "_" + "_".join(task) if len({r.arm.task for r in comparison.results}) > 1 else ""
+            where = " on " + ", ".join(task) if task else ""
+            name, title = comparison.name.removeprefix(FIRST), comparison.title.removeprefix("Returns")
+            if len(results) > MAX_ARMS:
+                left_out.append(f"Learning curves{title}{where}: {len(results)} arms are too many for one figure.")
+            elif picture := _draw_curves(comparison, results, points, f"learning_curves{name}{suffix}"):
+                pictures.append(picture)
+            else:
+                left_out.append(f"Learning curves{title}{where}: no finished run has rows of {CURVE}.")
+            if len(results) > MAX_DOTS:
+                left_out.append(f"Final returns{title}{where}: {len(results)} arms are too many for one figure.")
+            elif any(result.iqm is not None and np.isfinite(result.iqm) for result in results):
+                pictures.append(_draw_final(comparison, results, f"final_returns{name}{suffix}"))
+    return pictures, left_out
+
+
+def collect_points(data: ExperimentData) -> dict[str, dict[int, float]]:
+    """Give the finite evaluation returns of each finished run by environment step; the last one of a step counts."""
+    points: dict[str, dict[int, float]] = {}
+    if CURVE not in data.metrics:
+        return points
+    finished = set(data.unique_runs.loc[is_done(data.unique_runs), "id"])
+    rows = data.metrics[np.isfinite(data.metrics[CURVE]) & data.metrics["id"].isin(finished)]
+    for run_id, env_step, value in zip(rows["id"], rows["env_step"].tolist(), rows[CURVE].tolist(), strict=True):
+        points.setdefault(run_id, {})[env_step] = value
+    return points
+
+
+def align_curve(arm: Arm, points: Mapping[str, Mapping[int, float]]) -> Curve | None:
+    """Give an arm's curve at the steps that all of its finished runs have; None where there are none."""
+    done = is_done(arm.runs)
+    own = [points.get(run_id, {}) for run_id in arm.runs.loc[done, "id"]]
+    steps = sorted(set.intersection(*(set(values) for values in own))) if own else []
+    if not steps:
+        return None
+    returns = np.array([[values[step] for step in steps] for values in own], dtype=np.float64)
+    return Curve(np.array(steps, dtype=np.int64), returns, tuple(np.array(arm.strata)[done]))
+
+
+def describe_gaps(data: ExperimentData) -> list[str]:
+    """Name the finished runs that have evaluations which aren't finite, and so have gaps in their curves."""
+    rows = data.metrics[data.metrics["not_finite"].str.split().map(lambda names: CURVE in names)]
+    counts = Counter(rows["id"])
+    runs = data.unique_runs[is_done(data.unique_runs) & data.unique_runs["id"].isin(list(counts))]
+    return [
+        f"{row.label} ({row.id}): {counts[str(row.id)]} evaluations are not finite and are left out of the curves."
+        for row in runs.itertuples()
+    ]
+
+
+def compute_band(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the ends of the 95 % interval at each step of a curve; NaN where a single run allows none."""
+    groups = [np.flatnonzero(np.array(curve.strata) == stratum) for stratum in dict.fromkeys(curve.strata)]
+    intervals = [
+        stratified_bootstrap_interval([column[group] for group in groups], resamples=BAND_RESAMPLES)
+        for column in curve.returns.T
+    ]
+    return np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
+
+
+def _draw_curves(
+    comparison: Comparison, results: Sequence[ArmResult], points: Mapping[str, Mapping[int, float]], name: str
+) -> Picture | None:
+    curves = [align_curve(result.arm, points) for result in results]
+    if not any(curves):
+        return None
+    with _plain_style():
+        figure = Figure(figsize=(_COLUMN_INCHES, 2.9 + 0.19 * len(results)), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (result, curve) in enumerate(zip(results, curves, strict=True)):
+            _draw_curve(axes, number, f"{_name(result.arm)} ({_count(result)})", curve)
+        axes.set_xlabel("Environment steps")
+        axes.set_ylabel("Return per evaluation episode")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        title = ", ".join(comparison.keys) or None
+        figure.legend(loc="outside lower center", title=title, handlelength=2.2, labelspacing=0.3)
+        png = _to_png(figure)
+    shown = [result.arm for result, curve in zip(results, curves, strict=True) if curve is not None]
+    where = f" on {', '.join(shown[0].task)}" if shown[0].task else ""
+    return Picture(
+        name,
+        f"Learning curves{comparison.title.removeprefix('Returns')}{where}",
+        png,
+        tuple(run_id for arm in shown for run_id in arm.done["id"]),
+        (
+            "Thick: interquartile mean over finished runs, with its 95 % interval. Thin: single runs. "
+            "Drawn at the steps that all runs of an arm have, on the selection seeds.",
+        ),
+    )
+
+
+def _draw_curve(axes: Axes, number: int, label: str, curve: Curve | None) -> None:
+    colour = _COLOURS[number % len(_COLOURS)]
+    dashes = _DASHES[number // len(_COLOURS)]
+    if curve is None:
+        axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.8, label=f"{label}: no curve")
+        return
+    if len(curve.returns) > 1:
+        for returns in curve.returns:
+            axes.plot(curve.steps, returns, color=colour, linewidth=0.5, alpha=0.35)
+        low, high = compute_band(curve)
+        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.16, linewidth=0)
+    middle = interquartile_mean(curve.returns.T)
+    marker = "o" if len(curve.steps) == 1 else None
+    axes.plot(
+        curve.steps, middle, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=4, label=label
+    )
+
+
+def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str) -> Picture:
+    with _plain_style():
+        figure = Figure(figsize=(_COLUMN_INCHES, 0.9 + 0.36 * len(results)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, result in enumerate(results):
+            _draw_arm(axes, row, result)
+        axes.set_yticks(range(len(results)), [f"{_name(result.arm)}\n{_count(result)}" for result in results])
+        axes.tick_params(axis="y", length=0, labelsize=8)
+        axes.set_ylim(len(results) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("Return per episode on the report seeds")
+        if comparison.keys:
+            axes.set_title(", ".join(comparison.keys), loc="left", fontsize=9)
+        png = _to_png(figure)
+    where = f" on {', '.join(results[0].arm.task)}" if results[0].arm.task else ""
+    return Picture(
+        name,
+        f"Final returns{comparison.title.removeprefix('Returns')}{where}",
+        png,
+        tuple(run_id for result in results for run_id in result.arm.done["id"]),
+        (
+            "Dot and line: interquartile mean and its 95 % interval; hollow: an arm that is not ranked. "
+            "Small dots: single finished runs.",
+        ),
+    )
+
+
+def _draw_arm(axes: Axes, row: int, result: ArmResult) -> None:
+    colour = _COLOURS[0] if result.is_best else "#4d4d4d"
+    values = result.arm.done["final_mean"].to_numpy(dtype=np.float64)
+    values = values[np.isfinite(values)]
+    axes.plot(values, np.full(len(values), row + 0.22), "o", color=colour, alpha=0.45, markersize=2.6, linewidth=0)
+    if result.iqm is None or not np.isfinite(result.iqm):
+        reason = "no finished run" if result.finished == 0 else "not finite, or not measured"
+        axes.annotate(reason, (0.5, row), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8)
+        return
+    if result.interval.exists:
+        axes.plot([result.interval.low, result.interval.high], [row, row], color=colour, linewidth=1.8)
+    face = "white" if result.problem else colour
+    axes.plot([result.iqm], [row], "o", color=colour, markerfacecolor=face, markersize=6)
+
+
+def _name(arm: Arm) -> str:
+    name = ", ".join(arm.values) or "all runs"
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+
+
+def _count(result: ArmResult) -> str:
+    return f"{result.finished} of {result.planned} finished"
+
+
+@contextmanager
+def _plain_style() -> Iterator[None]:
+    """Draw in our style whatever a user's own matplotlibrc says, and leave theirs as it was."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def _to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # A label in a script that the font lacks shows as boxes here; the tables have it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

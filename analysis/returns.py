@@ -1,0 +1,175 @@
+"""The tables of returns: how good each arm is, how sure that is, and every single run."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.arms import FEW_SEEDS, FIRST, SEED, ArmResult, Comparison, show_value
+from analysis.load import ExperimentData, is_done
+from analysis.tables import DASH, Cell, Table, choose_decimals, list_runs, show_number
+
+EVALUATION = "Evaluation return: IQM [95 % interval]"
+EVALUATION_MEAN = "Evaluation return: mean ± sd"
+TRAINING_MEAN = "Training return at the end: mean ± sd"
+RUNS = "Runs"
+_MANY_SEEDS = 10
+
+
+def tabulate_returns(comparison: Comparison) -> Table:
+    """Give a comparison as a table: one row per arm, in the order of the spec. Nothing in it depends on the machine."""
+    results = comparison.results
+    decimals = choose_decimals(number for result in results for number in (result.iqm, result.mean, result.train_mean))
+    return Table(
+        name=comparison.name,
+        title=comparison.title,
+        columns=(
+            *comparison.task_keys,
+            *comparison.keys,
+            "Finished",
+            EVALUATION,
+            EVALUATION_MEAN,
+            TRAINING_MEAN,
+            "Seeds",
+            "Compared",
+            RUNS,
+        ),
+        rows=tuple(_to_cells(result, decimals) for result in results),
+        frame=_to_frame(comparison),
+        notes=_explain(comparison),
+    )
+
+
+def _to_cells(result: ArmResult, decimals: int) -> tuple[Cell, ...]:
+    arm = result.arm
+    cells = [Cell(text, strong=result.is_best) for text in arm.task + arm.values]
+    cells.append(Cell(f"{result.finished} of {result.planned}"))
+    cells.append(Cell(_show_iqm(result, decimals), strong=result.is_best))
+    cells.append(Cell(_show_mean(result.mean, result.sd, decimals)))
+    cells.append(Cell(_show_mean(result.train_mean, result.train_sd, decimals)))
+    cells.append(Cell(_show_seeds(arm.done)))
+    cells.append(Cell(result.verdict or DASH, strong=result.is_best))
+    cells.append(list_runs(arm.done["id"]))
+    return tuple(cells)
+
+
+def _show_iqm(result: ArmResult, decimals: int) -> str:
+    text = show_number(result.iqm, decimals)
+    if not result.interval.exists:
+        return text
+    return f"{text} [{show_number(result.interval.low, decimals)}, {show_number(result.interval.high, decimals)}]"
+
+
+def _show_mean(mean: float | None, sd: float | None, decimals: int) -> str:
+    text = show_number(mean, decimals)
+    return text if sd is None else f"{text} ± {show_number(sd, decimals)}"
+
+
+def find_seeds(runs: pd.DataFrame) -> list[str]:
+    """Give the seeds of runs as shown, each once."""
+    if runs.empty:
+        return []
+    if SEED not in runs:
+        return ["default"]
+    return list(dict.fromkeys("default" if pd.isna(seed) else show_value(seed) for seed in runs[SEED].tolist()))
+
+
+def _show_seeds(runs: pd.DataFrame) -> str:
+    seeds = sorted(find_seeds(runs), key=lambda seed: (len(seed), seed))
+    return f"{len(seeds)} seeds" if len(seeds) > _MANY_SEEDS else ", ".join(seeds) or DASH
+
+
+def _to_frame(comparison: Comparison) -> pd.DataFrame:
+    keys = comparison.task_keys + comparison.keys
+    rows = []
+    for result in comparison.results:
+        arm = result.arm
+        ends = (result.interval.low, result.interval.high) if result.interval.exists else (None, None)
+        rows.append(
+            [
+                *arm.task,
+                *arm.values,
+                result.planned,
+                result.finished,
+                *_show_exactly(result.iqm, *ends, result.mean, result.sd),
+                *_show_exactly(result.train_mean, result.train_sd),
+                " ".join(find_seeds(arm.done)),
+                result.verdict,
+                " ".join(arm.done["id"]),
+                " ".join(arm.runs["id"]),
+            ]
+        )
+    numbers = ["planned", "finished", "iqm", "low_95", "high_95", "mean", "sd", "training_mean", "training_sd"]
+    return pd.DataFrame(rows, columns=[*keys, *numbers, "seeds", "compared", "finished_runs", "planned_runs"])
+
+
+def _show_exactly(*values: float | None) -> list[str]:
+    """Write numbers so that they read back to the bit: empty for none, and `nan` only where a run gave it."""
+    return ["" if value is None else repr(float(value)) for value in values]
+
+
+def _explain(comparison: Comparison) -> tuple[str, ...]:
+    if comparison.name != FIRST:
+        return ("Every other swept setting is pooled; intervals resample seeds within each of its values.",)
+    notes = [
+        "Evaluation: of the last policy on the report seeds, averaged over their episodes first. IQM: interquartile "
+        "mean over runs. Training: rollout/ep_rew_mean of the last row, exploration included."
+    ]
+    if len(comparison.results) > 1:
+        notes.append(
+            "Arms with an unfinished run are not ranked. "
+            "An arm whose interval overlaps the best arm's is not told apart from it."
+        )
+    if comparison.task_keys:
+        notes.append(f"Returns are compared within one {' and '.join(comparison.task_keys)}, never across.")
+    return tuple(notes)
+
+
+def warn_of_few_seeds(comparison: Comparison) -> list[str]:
+    """Give a warning where an arm's interval rests on fewer than five seeds."""
+    counts = sorted({len(find_seeds(result.arm.done)) for result in comparison.results if result.finished})
+    if not counts or counts[0] >= FEW_SEEDS:
+        return []
+    if counts[-1] == 1:
+        return ["One seed per setting: no interval can be given, and no setting can be told from another."]
+    span = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return [
+        f"Fewer than {FEW_SEEDS} seeds ({span} per setting): so few give intervals that are too narrow. "
+        "From 3 seeds about 3 in 4 of them hold the true value, from 5 about 9 in 10."
+    ]
+
+
+def tabulate_runs(data: ExperimentData) -> Table:
+    """Give every planned run with its own numbers; the CSV file has all columns of `ExperimentData.runs`."""
+    runs = data.unique_runs
+    done = is_done(runs)
+    numbers = [*runs.loc[done, "final_mean"].dropna(), *runs.loc[done, "train_return"].dropna()]
+    decimals = choose_decimals(numbers)
+    rows = []
+    for row, finished in zip(runs.to_dict("records"), done, strict=True):
+        state = f"{row['state']} ({row['reason']})" if isinstance(row["reason"], str) else row["state"]
+        numbers_shown = (
+            [
+                _show_single(row["final_mean"], row["final_problem"], decimals),
+                show_number(None if pd.isna(row["final_std"]) else row["final_std"], decimals),
+                _show_single(row["train_return"], row["train_problem"], decimals),
+            ]
+            if finished
+            else [DASH] * 3
+        )
+        texts = (row["label"], state, *numbers_shown)
+        rows.append((*map(Cell, texts), list_runs([row["id"]])))
+    return Table(
+        name="runs",
+        title="Every run",
+        columns=("Run", "State", "Evaluation return", "sd over its episodes", "Training return at the end", "Id"),
+        rows=tuple(rows),
+        frame=data.runs,
+        folded=True,
+    )
+
+
+def _show_single(value: float, problem: object, decimals: int) -> str:
+    """Write one run's number; with a problem and no infinity it is a NaN that was reported, or was never there."""
+    if isinstance(problem, str):
+        return problem.rpartition(" is ")[2] if " is " in problem else DASH
+    return show_number(value, decimals)

@@ -1,0 +1,80 @@
+"""The tables of what was asked for and what ran: constants, swept values, code versions, the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.arms import show_value
+from analysis.load import MISSING, ExperimentData, canonical
+from analysis.tables import Cell, Table, list_runs
+
+PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pandas", "diffusers", "stable-baselines3")
+"""What the page shows of the packages; the CSV file has all of them."""
+
+
+def tabulate_settings(data: ExperimentData) -> Table:
+    """Give every setting of the spec: swept ones with all their values in order, then the constants."""
+    keys = dict.fromkeys(key for combination in data.plan for key in combination.settings)
+    rows = []
+    for key in [*data.swept, *(key for key in keys if key not in data.swept)]:
+        values: dict[str, str] = {}
+        for combination in data.plan:
+            settings = combination.settings
+            if key in settings:
+                values.setdefault(canonical(settings[key]), show_value(settings[key]))
+            else:
+                values.setdefault(MISSING, MISSING)
+        rows.append((key, "swept" if key in data.swept else "constant", ", ".join(values.values())))
+    return Table(
+        name="settings",
+        title="Settings",
+        columns=("Key", "Role", "Value"),
+        rows=tuple((Cell(key, code=True), Cell(role), Cell(value, code=True)) for key, role, value in rows),
+        frame=pd.DataFrame(rows, columns=["key", "role", "value"]),
+        notes=("As the spec gives them. Each run's config.yaml has every setting, defaults filled in.",),
+    )
+
+
+def tabulate_versions(data: ExperimentData) -> Table:
+    """Give the code versions and devices that runs report, each with its runs."""
+    runs = data.unique_runs[data.unique_runs["code_version"].notna()]
+    rows = []
+    records = []
+    for (version, device), group in runs.groupby(["code_version", "used_device"], sort=False, dropna=False):
+        where = device if isinstance(device, str) else "unknown"
+        rows.append((Cell(str(version), code=True), Cell(where), list_runs(group["id"])))
+        records.append([version, where, " ".join(group["id"])])
+    return Table(
+        name="versions",
+        title="Code and devices",
+        columns=("Code version", "Device", "Runs"),
+        rows=tuple(rows),
+        frame=pd.DataFrame(records, columns=["code_version", "device", "runs"]),
+        notes=("The version that finished a run, or that started its last attempt.",),
+    )
+
+
+def tabulate_environment(data: ExperimentData) -> Table:
+    """Give what `env.json` says about the machine and the packages."""
+    rows = list(_flatten(data.environment))
+    shown = [(name, value) for name, value in rows if not name.startswith("packages.") or name[9:] in PACKAGES]
+    return Table(
+        name="environment",
+        title="Machine and packages",
+        columns=("What", "Value"),
+        rows=tuple((Cell(name), Cell(value)) for name, value in shown),
+        frame=pd.DataFrame(rows, columns=["what", "value"]),
+        notes=("As recorded when the experiment was first launched; environment.csv has every package.",),
+        folded=True,
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", show_value(value)
