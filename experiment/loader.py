@@ -105,7 +105,8 @@ def parse_yaml(text: str, name: str) -> Document:
     composer = _Composer(text, name)
     root = composer.compose()
     if composer.problems or root is None:
-        raise SpecError(composer.problems or [Mark(name, 1, 1).problem("the file is empty")])
+        problems = sorted(composer.problems, key=lambda problem: (problem.line or 0, problem.column or 0))
+        raise SpecError(problems or [Mark(name, 1, 1).problem("the file is empty")])
     marks = Marks()
     return Document(_unfold(root, (), name, marks), marks)
 

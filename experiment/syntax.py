@@ -14,6 +14,7 @@ _FIXED = (
     (r"found unknown escape character", "this escape is not known; use single quotes, or write \\\\ for a backslash"),
     (r"found incompatible YAML document", "only YAML 1.x is read; remove the %YAML line"),
     (r"block sequence entries are not allowed", "a '- ' can't stand here; begin the list on a line of its own"),
+    (r"expected (the )?node content", "a value is missing here"),
     (r"<?document start>?", "the document has ended above, with '...'; remove that line"),
 )
 _INDENT = "the indentation fits no line above; entries of one mapping or list begin in the same column"
@@ -43,13 +44,15 @@ def explain_syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, int, st
         return *unfinished, "a key without ': ' after it; write 'key: value'"
     if "cannot start any token" in problem:
         return line + 1, column + 1, f"text can't begin with {here[column : column + 1]!r}; put it in quotes"
+    if "block" in context and here[column : column + 1] in ("]", "}"):
+        return line + 1, column + 1, f"this {here[column]!r} closes nothing"
+    if here[column : column + 1] == ":" and "mapping values" not in problem:
+        return line + 1, column + 1, "there is no key before this ':'"
     for pattern, message in _FIXED:
         if re.search(pattern, problem):
             # A missing ':' is noticed on the line after; the key itself is where to look.
             place = opened if opened and "':'" in pattern else mark
             return (place.line + 1, place.column + 1, message) if place else (1, 1, message)
-    if "block" in context and here[column : column + 1] in ("]", "}"):
-        return line + 1, column + 1, f"this {here[column]!r} closes nothing"
     if "block collection" in context or "block mapping" in context:
         return line + 1, column + 1, _INDENT
     return line + 1, column + 1, f"this is not YAML: {problem}"
