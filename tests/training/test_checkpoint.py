@@ -1,0 +1,367 @@
+"""Checkpoints: whole or not there, the newest valid one wins, and no code is run from them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiment.files import write_json
+from training.checkpoint import CheckpointStore, load_checkpoint, load_newest
+from training.manifest import FORMAT, CheckpointError, Manifest, read_manifest, write_manifest
+from training.resources import hash_state
+from training.rowlog import RowLog
+
+Said = list[str]
+
+
+def make_state(step: int, capacity: int = 8) -> dict[str, Any]:
+    """A small state in which every number follows from the step; the ring gets three rows a step."""
+    rows = np.zeros((capacity, 2), np.float32)
+    for row in range(max(0, 3 * step - capacity), 3 * step):
+        rows[row % capacity] = (row, -row)
+    return {
+        "weights": torch.full((3,), float(step)),
+        "noise": np.array([step], np.uint32),
+        "buffer": RowLog(rows, 3 * step),
+        "counts": {"step": step, "names": ("a", None, True)},
+    }
+
+
+@pytest.fixture
+def said() -> Said:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, said: Said) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints", 3, said.append)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def save_steps(store: CheckpointStore, *steps: int) -> None:
+    for step in steps:
+        store.save(step, make_state(step), {"env_step": step})
+
+
+def list_names(folder: Path, pattern: str = "*") -> list[str]:
+    return sorted(path.name for path in folder.rglob(pattern) if path.is_file())
+
+
+def flip_bit(path: Path, position: int | None = None) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if position is None else position] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_state_comes_back_as_it_was(store: CheckpointStore, folder: Path) -> None:
+    path = store.save(2, make_state(2), {"env_step": 8, "resume": "exact"})
+    assert path == folder / "step_00000002.pt"
+    checkpoint = load_newest(folder)
+    assert checkpoint is not None
+    assert hash_state(checkpoint.state) == hash_state(make_state(2))
+    assert (checkpoint.path, checkpoint.step) == (path, 2)
+    assert checkpoint.facts == {"env_step": 8, "resume": "exact"}
+
+
+def test_without_any_checkpoint_there_is_none(store: CheckpointStore, folder: Path) -> None:
+    assert load_newest(folder) is None
+    assert store.resume() is None
+    assert store.is_empty()
+
+
+def test_the_newest_wins_and_the_last_ones_are_kept(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2, 3, 4, 5)
+    assert list_names(folder, "*.pt") == [f"step_0000000{step}.pt" for step in (3, 4, 5)]
+    assert list_names(folder, "*.json") == [f"step_0000000{step}.json" for step in (3, 4, 5)]
+    newest = load_newest(folder)
+    assert newest is not None
+    assert newest.step == 5
+    for step in (3, 4, 5):
+        state = load_checkpoint(folder / f"step_{step:08d}.pt").state
+        assert hash_state(state) == hash_state(make_state(step))
+
+
+def test_rows_are_written_once_and_segments_leave_with_the_ring(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2)
+    assert [(folder / "replay" / name).stat().st_size for name in list_names(folder, "*.rows")] == [24, 24]
+    save_steps(store, 3, 4, 5, 6, 7)
+    # Rows 13 to 20 are in the ring of step 7; the oldest kept checkpoint, of step 5, has rows 7 to 14.
+    firsts = [int(name.split("_")[0]) for name in list_names(folder, "*.rows")]
+    assert firsts == [6, 9, 12, 15, 18]
+
+
+def test_more_rows_than_the_ring_holds_between_two_saves(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 30)
+    newest = load_newest(folder)
+    assert newest is not None
+    assert hash_state(newest.state) == hash_state(make_state(30))
+
+
+def test_a_ring_that_was_emptied_is_written_anew(store: CheckpointStore, folder: Path) -> None:
+    store.save(1, {"buffer": make_state(5)["buffer"]}, {})
+    store.save(2, {"buffer": make_state(1)["buffer"]}, {})
+    newest = load_newest(folder)
+    assert newest is not None
+    assert hash_state(newest.state) == hash_state({"buffer": make_state(1)["buffer"]})
+
+
+def tear(folder: Path) -> None:
+    path = folder / "step_00000003.pt"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def newest_segment(folder: Path) -> Path:
+    return max((folder / "replay").glob("*.rows"))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "torn": (tear, "bytes instead of"),
+    "bit in the file": (lambda folder: flip_bit(folder / "step_00000003.pt"), "content changed"),
+    "bit in the manifest": (lambda folder: flip_bit(folder / "step_00000003.json"), "manifest"),
+    "bit in the format": (lambda folder: flip_bit(folder / "step_00000003.json", 11), "manifest"),
+    "empty manifest": (lambda folder: (folder / "step_00000003.json").write_text(""), "is no manifest"),
+    "manifest of another kind": (lambda folder: (folder / "step_00000003.json").write_text("[]"), "is no manifest"),
+    "bit in a segment": (lambda folder: flip_bit(newest_segment(folder)), "isn't what was written"),
+    "no segment": (lambda folder: newest_segment(folder).unlink(), "is missing"),
+    "no file": (lambda folder: (folder / "step_00000003.pt").unlink(), "the file is missing"),
+    "no manifest": (lambda folder: (folder / "step_00000003.json").unlink(), "save was cut off"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_taken(
+    store: CheckpointStore, folder: Path, said: Said, kind: str
+) -> None:
+    save_steps(store, 1, 2, 3)
+    damage, reason = DAMAGE[kind]
+    damage(folder)
+    reported: Said = []
+    looked = load_newest(folder, report=reported.append)
+    assert looked is not None
+    assert looked.step == 2
+    assert not list_names(folder, "*.invalid")
+    resumed = CheckpointStore(folder, 3, said.append)
+    checkpoint = resumed.resume()
+    assert checkpoint is not None
+    assert hash_state(checkpoint.state) == hash_state(make_state(2))
+    assert len(said) == len(reported) == 1
+    assert "step_00000003.pt" in said[0]
+    assert reason in said[0]
+    assert reason in reported[0]
+    assert list_names(folder, "*.invalid")
+    save_steps(resumed, 3, 4)
+    newest = load_newest(folder)
+    assert newest is not None
+    assert hash_state(newest.state) == hash_state(make_state(4))
+
+
+def test_what_is_kept_aside_is_never_written_over(store: CheckpointStore, folder: Path, said: Said) -> None:
+    save_steps(store, 1, 2, 3)
+    for life in (1, 2):
+        flip_bit(folder / "step_00000003.pt")
+        resumed = CheckpointStore(folder, 3, said.append)
+        resumed.resume()
+        assert len(list_names(folder, "step_00000003.pt*.invalid")) == life
+        save_steps(resumed, 3)
+
+
+def test_an_older_damaged_checkpoint_is_named_when_asked_for(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2, 3)
+    tear(folder)
+    with pytest.raises(CheckpointError, match=r"step_00000003\.pt: .*; use step_00000002\.pt instead"):
+        load_checkpoint(folder / "step_00000003.pt")
+
+
+def test_checkpoints_of_which_none_is_valid_are_an_error_and_stay_where_they_are(
+    store: CheckpointStore, folder: Path, said: Said
+) -> None:
+    save_steps(store, 1, 2)
+    flip_bit(folder / "step_00000001.pt")
+    (folder / "step_00000002.pt").unlink()
+    before = list_names(folder)
+    with pytest.raises(CheckpointError) as caught:
+        CheckpointStore(folder, 3, said.append).resume()
+    for words in ("step_00000001.pt: its content", "step_00000002.pt: its manifest", "continue_training: false"):
+        assert words in str(caught.value)
+    assert list_names(folder) == before
+
+
+def test_a_first_save_that_was_cut_off_is_no_checkpoint(store: CheckpointStore, folder: Path, said: Said) -> None:
+    save_steps(store, 1)
+    (folder / "step_00000001.json").unlink()
+    assert CheckpointStore(folder, 3, said.append).resume() is None
+    assert list_names(folder, "*.invalid") == ["step_00000001.pt.invalid"]
+
+
+class Hostile:
+    """Would run a command when unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_hostile_checkpoint_with_the_right_hash_runs_no_code(
+    store: CheckpointStore, folder: Path, said: Said, tmp_path: Path, step: int
+) -> None:
+    save_steps(store, *range(1, step + 1))
+    path, witness = folder / f"step_{step:08d}.pt", tmp_path / "it ran"
+    buffer = io.BytesIO()
+    torch.save({"weights": Hostile(witness)}, buffer)
+    content = buffer.getvalue()
+    path.write_bytes(content)
+    write_manifest(path, Manifest(step, hashlib.sha256(content).hexdigest(), len(content), {}, False, {}))
+    with pytest.raises(CheckpointError, match="more than tensors and plain values"):
+        load_checkpoint(path)
+    if step == 1:
+        with pytest.raises(CheckpointError, match="more than tensors and plain values"):
+            CheckpointStore(folder, 3, said.append).resume()
+    else:
+        checkpoint = CheckpointStore(folder, 3, said.append).resume()
+        assert checkpoint is not None
+        assert checkpoint.step == 2
+    assert not witness.exists()
+
+
+def test_a_segment_outside_its_folder_is_refused(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2)
+    path = folder / "step_00000002.json"
+    content = json.loads(path.read_bytes())
+    content["replay"]["buffer"]["segments"][0]["file"] = "../../secret.rows"
+    del content["seal"]
+    content["seal"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    write_json(path, content)
+    with pytest.raises(CheckpointError, match="lacks something"):
+        load_checkpoint(path.with_suffix(".pt"))
+
+
+def test_a_newer_format_is_refused_and_not_taken_for_damage(store: CheckpointStore, folder: Path, said: Said) -> None:
+    save_steps(store, 1, 2)
+    path = folder / "step_00000002.json"
+    content = json.loads(path.read_bytes()) | {"format": FORMAT + 1}
+    del content["seal"]
+    write_json(path, content | {"seal": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()})
+    with pytest.raises(CheckpointError, match="newer format"):
+        CheckpointStore(folder, 3, said.append).resume()
+    assert not list_names(folder, "*.invalid")
+
+
+def test_the_best_policy_has_no_replay_data(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1)
+    store.save_best(1, make_state(1), {"mean": 5.0})
+    save_steps(store, 2, 3, 4, 5)
+    with pytest.raises(CheckpointError, match="no replay data"):
+        load_checkpoint(folder / "best.pt")
+    best = load_checkpoint(folder / "best.pt", with_replay=False)
+    assert torch.equal(best.state["weights"], torch.ones(3))
+    assert best.state["buffer"].total == 0
+    assert best.state["buffer"].rows.shape == (8, 2)
+    assert store.read_best() == {"mean": 5.0}
+
+
+def test_a_damaged_best_policy_is_kept_aside(store: CheckpointStore, folder: Path, said: Said) -> None:
+    assert store.read_best() is None
+    store.save_best(1, make_state(1), {"mean": 5.0})
+    flip_bit(folder / "best.pt")
+    assert store.read_best() is None
+    assert "best.pt.invalid" in said[0]
+    store.save_best(2, make_state(2), {"mean": 6.0})
+    assert store.read_best() == {"mean": 6.0}
+
+
+def test_dropped_replay_data_leave_checkpoints_for_evaluation(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2)
+    store.drop_replay()
+    store.drop_replay()
+    assert not list_names(folder, "*.rows")
+    with pytest.raises(CheckpointError, match="keep_replay: true"):
+        load_newest(folder)
+    checkpoint = load_newest(folder, with_replay=False)
+    assert checkpoint is not None
+    assert checkpoint.step == 2
+    assert checkpoint.state["buffer"].total == 0
+
+
+def test_permissions_follow_the_umask(store: CheckpointStore, folder: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_steps(store, 1)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o640}
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(
+    store: CheckpointStore, folder: Path, monkeypatch: pytest.MonkeyPatch, said: Said, call: int
+) -> None:
+    save_steps(store, 1, 2)
+    before = list_names(folder)
+    calls: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == call + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match=r"step_00000003\.pt") as caught:
+            save_steps(store, 3)
+    assert caught.value.errno == errno.ENOSPC
+    assert "step_00000002.pt" in str(caught.value)
+    assert "bytes" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(folder.rglob(".*.tmp"))
+    resumed = CheckpointStore(folder, 3, said.append).resume()
+    assert resumed is not None
+    if resumed.step == 2:
+        assert list_names(folder) == before
+    else:  # the very last call only makes the manifest's rename last through a loss of power
+        assert call == 5
+    assert hash_state(resumed.state) == hash_state(make_state(resumed.step))
+
+
+def test_the_first_checkpoint_of_a_full_disk_says_that_there_is_none_before(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="there is no checkpoint before it"):
+            save_steps(store, 1)
+    assert not list_names(folder)
+    save_steps(store, 1)
+    assert read_manifest(folder / "step_00000001.pt").step == 1
+
+
+def test_a_state_that_cannot_be_saved_changes_nothing(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1)
+    before = list_names(folder)
+    with pytest.raises(TypeError, match="weights"):
+        store.save(2, make_state(2) | {"weights": object()}, {})
+    with pytest.raises(TypeError, match="buffer"):
+        store.save(2, make_state(2) | {"buffer": RowLog(np.array([None]), 1)}, {})
+    assert list_names(folder) == before
