@@ -1,0 +1,159 @@
+"""The grid: products, exclusions, labels, places."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiment.grid import count_combinations, expand_grid, locate, make_label
+from experiment.loader import Mark
+from experiment.problems import SpecError
+from experiment.spec import ExperimentSpec, load_spec
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").touch()
+
+
+def load(text: str) -> ExperimentSpec:
+    Path("x.yaml").write_text(text)
+    return load_spec(Path("x.yaml"))
+
+
+def labels_of(text: str) -> list[str]:
+    spec = load(text)
+    return [make_label(spec, combination) for combination in expand_grid(spec)]
+
+
+VALUES = st.one_of(st.integers(-5, 5), st.booleans(), st.text("abc", max_size=2), st.none())
+AXES = st.dictionaries(
+    st.sampled_from(["a", "b", "c.d"]), st.lists(VALUES, min_size=1, max_size=3, unique_by=repr), max_size=3
+)
+CONSTANTS = st.dictionaries(st.sampled_from(["a", "k", "m"]), VALUES, min_size=1, max_size=3)
+CASES = st.lists(
+    st.dictionaries(st.sampled_from(["p", "q", "k"]), VALUES, min_size=1, max_size=2), max_size=3, unique_by=repr
+)
+
+
+def is_same(one: object, other: object) -> bool:
+    return type(one) is type(other) and one == other
+
+
+def expand_naively(
+    constants: dict[str, Any], axes: dict[str, list[Any]], cases: list[dict[str, Any]], exclude: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What a reader of the documentation would write."""
+    rows = []
+    for values in itertools.product(*axes.values()):
+        for case in cases or [{}]:
+            row = constants | dict(zip(axes, values, strict=True)) | case
+            if not any(all(key in row and is_same(row[key], entry[key]) for key in entry) for entry in exclude):
+                rows.append(row)
+    return rows
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONSTANTS, AXES, CASES, st.data())
+def test_the_grid_is_the_nested_loop_that_one_would_write(
+    constants: dict[str, Any], axes: dict[str, list[Any]], cases: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    everything = expand_naively(constants, axes, cases, [])
+    exclude = []
+    if data.draw(st.booleans()):
+        victim = data.draw(st.sampled_from(everything))
+        keys = data.draw(st.lists(st.sampled_from(sorted(victim)), min_size=1, max_size=2, unique=True))
+        exclude = [{key: victim[key] for key in keys}]
+    wanted = expand_naively(constants, axes, cases, exclude)
+    text = yaml.safe_dump(
+        {"constants": constants, "variables": axes, "cases": cases or None, "exclude": exclude}, sort_keys=False
+    )
+    if not wanted:
+        with pytest.raises(SpecError, match=r"exclude leaves none of the \d+ combinations"):
+            load(text)
+        return
+    spec = load(text)
+    combinations = list(expand_grid(spec))
+    assert [repr(sorted(c.settings.items())) for c in combinations] == [repr(sorted(row.items())) for row in wanted]
+    assert count_combinations(spec) == len(wanted)
+    assert len({combination.choice for combination in combinations}) == len(wanted)
+
+
+def test_the_last_variable_varies_fastest_and_cases_faster_still() -> None:
+    assert labels_of("variables: {a: [1, 2], b: [3, 4]}\ncases: [{c: 5}, {d: 6}]\n") == [
+        "a=1,b=3,c=5",
+        "a=1,b=3,d=6",
+        "a=1,b=4,c=5",
+        "a=1,b=4,d=6",
+        "a=2,b=3,c=5",
+        "a=2,b=3,d=6",
+        "a=2,b=4,c=5",
+        "a=2,b=4,d=6",
+    ]
+
+
+def test_an_exclude_goes_by_value_over_all_of_its_keys() -> None:
+    text = "constants: {f: 1}\nvariables: {a: [1, true, 2], b: [x, y]}\nexclude: [{a: 1.0, b: x, f: 1}, {b: y}]\n"
+    assert labels_of(text) == ["a=true,b=x", "a=2,b=x"]
+
+
+def test_an_exclude_sees_the_constant_behind_a_case() -> None:
+    text = "constants: {tau: 0.1}\ncases: [{n: 1}, {n: 2, tau: 0.2}, {n: 3}]\nexclude: [{tau: 0.1, n: 3}]\n"
+    assert labels_of(text) == ["n=1", "n=2,tau=0.2"]
+
+
+def test_labels_write_values_so_that_people_and_folders_can_take_them() -> None:
+    text = "variables: {lr: [1e-4, 1e-05, 3.0], dims: [[64, 64], []], on: [true], env: [A/b], x: [null], m: [{g: 1}]}\n"
+    assert labels_of(text)[0] == "lr=0.0001,dims=64-64,on=true,env=A/b,x=null,m=g-1"
+    assert labels_of(text)[3] == "lr=1e-05,dims=,on=true,env=A/b,x=null,m=g-1"
+
+
+def test_without_swept_keys_a_label_is_the_algorithm_s_name() -> None:
+    assert labels_of("constants: {algorithm_name: ddpg}\n") == ["ddpg"]
+    assert labels_of("constants: {a: 1}\n") == ["run"]
+
+
+def test_a_job_name_is_the_label_s_template() -> None:
+    text = "meta_data: {job_name: 'H{net.h}/run_{seed}_{lr}'}\nconstants: {net: {h: 8}}\n"
+    text += "variables: {seed: [1, 2]}\ncases: [{lr: 1e-3}, {other: 1}]\n"
+    assert labels_of(text) == ["H8/run_1_0.001", "H8/run_1_unset", "H8/run_2_0.001", "H8/run_2_unset"]
+
+
+def test_every_value_can_be_located() -> None:
+    spec = load(
+        "meta_data: {imports: [my.envs]}\n"
+        "constants: {lr: 1, net: {h: 8, kw: {}}}\n"
+        "variables:\n"
+        "  seed: [10, 20]\n"
+        "cases:\n"
+        "  - {lr: 3}\n"
+        "  - {tau: 4}\n"
+    )
+    first, second, third, _ = expand_grid(spec)
+    assert locate(spec, first, "seed") == Mark("x.yaml", 4, 10)
+    assert locate(spec, third, "seed") == Mark("x.yaml", 4, 14)
+    assert locate(spec, third, "seed", "key") == Mark("x.yaml", 4, 3)
+    assert locate(spec, first, "lr") == Mark("x.yaml", 6, 10)
+    assert locate(spec, second, "lr") == Mark("x.yaml", 2, 17)
+    assert locate(spec, second, "tau", "key") == Mark("x.yaml", 7, 6)
+    assert locate(spec, first, "net.h") == Mark("x.yaml", 2, 29)
+    assert locate(spec, first, "net") == Mark("x.yaml", 2, 20)
+    assert locate(spec, first, "net.kw.inner") == Mark("x.yaml", 2, 36)
+    assert locate(spec, first, "imports") == Mark("x.yaml", 1, 22)
+    assert locate(spec, first, "tau") is None
+    assert first.settings["imports"] == ["my.envs"]
+
+
+def test_expanding_is_lazy() -> None:
+    values = ", ".join(str(number) for number in range(100))
+    spec = load(f"variables: {{a: [{values}], b: [{values}], c: [{values}]}}\n")
+    combinations = expand_grid(spec)
+    assert next(combinations).settings == {"a": 0, "b": 0, "c": 0}
+    assert count_combinations(spec) == 1_000_000
