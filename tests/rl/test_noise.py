@@ -75,7 +75,7 @@ def test_drawn_noise_is_not_changed_by_the_next_draw() -> None:
 
 
 def test_actions_reach_asymmetric_bounds_exactly_and_never_pass_them() -> None:
-    space = gym.spaces.Box(np.float32([-2.0, 0.1, -7.3]), np.float32([2.0, 0.7, 1.9]))
+    space = gym.spaces.Box(np.array([-2.0, 0.1, -7.3], np.float32), np.array([2.0, 0.7, 1.9], np.float32))
     scale = ActionScale(space)
     full = np.ones(3, dtype=np.float32)
     np.testing.assert_array_equal(scale.to_env(-full), space.low)

@@ -1,0 +1,142 @@
+"""Straight equals resumed, to the bit."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rl.buffers import ReplayBuffer
+from rl.ddpg import DDPGTrainer
+from rl.noise import GaussianNoise, OrnsteinUhlenbeckNoise
+from training.rowlog import RowLog
+
+BuildTrainer = Any
+MIDWAY, END = 137, 290
+
+
+def run_steps(trainer: DDPGTrainer, number: int) -> None:
+    for _ in range(number):
+        trainer.train_step()
+
+
+def list_leaves(state: Any, path: str = "") -> dict[str, Any]:
+    """Give every number, text and array of a state by its path, tensors and row logs as arrays."""
+    if isinstance(state, dict):
+        return {name: leaf for key, part in state.items() for name, leaf in list_leaves(part, f"{path}/{key}").items()}
+    if isinstance(state, list | tuple):
+        parts = enumerate(state)
+        return {name: leaf for key, part in parts for name, leaf in list_leaves(part, f"{path}/{key}").items()}
+    if isinstance(state, RowLog):
+        return {f"{path}/rows": state.rows[: state.total].copy(), f"{path}/total": state.total}
+    return {path: state.detach().numpy().copy() if isinstance(state, torch.Tensor) else state}
+
+
+def assert_same_state(one: DDPGTrainer, other: DDPGTrainer) -> None:
+    left, right = list_leaves(one.state_dict()), list_leaves(other.state_dict())
+    assert left.keys() == right.keys()
+    for path, leaf in left.items():
+        if isinstance(leaf, np.ndarray):
+            assert leaf.tobytes() == right[path].tobytes(), path
+        else:
+            assert leaf == right[path], path
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"env_name": "Pendulum-v1", "noise_type": "ou", "noise_std": 0.2},
+    {"env_name": "Pendulum-v1", "buffer_size": 100, "updates_per_step": 2, "max_grad_norm": 0.5},
+    {"env_name": "HalfCheetah-v5", "noise_type": "ou"},
+    {"env_name": "Hopper-v5"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_straight_equals_resumed(small_trainer: BuildTrainer, settings: dict[str, Any]) -> None:
+    straight, resumed = small_trainer(**settings), small_trainer(**settings)
+    run_steps(straight, MIDWAY)
+    state = copy.deepcopy(straight.state_dict())
+    run_steps(straight, END - MIDWAY)
+    resumed.load_state_dict(state)
+    run_steps(resumed, END - MIDWAY)
+    assert_same_state(straight, resumed)
+    assert straight.evaluate([5]) == resumed.evaluate([5])
+
+
+@pytest.mark.parametrize("stop", [0, 1, 40, 41, 200, 201])
+def test_every_kind_of_moment_can_be_resumed(small_trainer: BuildTrainer, stop: int) -> None:
+    """Before the first reset, in the random steps, at the first update, at the end of an episode and after it."""
+    straight, resumed = small_trainer(noise_type="ou"), small_trainer(noise_type="ou")
+    run_steps(straight, stop)
+    state = copy.deepcopy(straight.state_dict())
+    run_steps(straight, 215 - stop)
+    resumed.load_state_dict(state)
+    run_steps(resumed, 215 - stop)
+    assert_same_state(straight, resumed)
+
+
+def test_loading_wipes_out_all_that_another_life_left(small_trainer: BuildTrainer) -> None:
+    """The other trainer differs in everything that can differ; after loading, in nothing."""
+    one, other = small_trainer(noise_type="ou", seed=1), small_trainer(noise_type="ou", seed=2)
+    run_steps(one, MIDWAY)
+    run_steps(other, 2 * MIDWAY)
+    before, different = list_leaves(one.state_dict()), list_leaves(other.state_dict())
+    for part in ("agent", "buffer", "noise", "warmup", "env", "obs", "env_steps", "episodes_begun", "episode_return"):
+        paths = [path for path in before if path.startswith(f"/{part}")]
+        assert any(not np.array_equal(before[path], different[path]) for path in paths), part
+    other._reset_seed, other._episode_length = 5, 999
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert_same_state(one, other)
+    run_steps(one, 50)
+    # The seed itself is a setting, used for nothing more once the first episode has begun.
+    run_steps(other, 50)
+    assert_same_state(one, other)
+
+
+def test_an_environment_without_a_snapshot_resumes_with_a_new_episode(small_trainer: BuildTrainer) -> None:
+    settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden": True}, "noise_type": "ou"}
+    trainer = small_trainer(**settings)
+    assert trainer.resume_mode == "episode"
+    assert "ClockEnv.hidden" in trainer.resume_reason
+    run_steps(trainer, 75)
+    state = copy.deepcopy(trainer.state_dict())
+    assert state["env"] is None
+    starts = []
+    for _ in range(2):
+        resumed = small_trainer(**settings)
+        resumed.load_state_dict(copy.deepcopy(state))
+        episodes = [episode for _ in range(10) for episode in resumed.train_step().episodes]
+        assert [(episode.length, episode.episode_return) for episode in episodes] == [(10, 10.0)]
+        starts.append(resumed._env.unwrapped.start)
+    assert starts[0] == starts[1] != trainer._env.unwrapped.start
+
+
+def test_every_attribute_is_in_the_state_or_declared_transient(small_trainer: BuildTrainer) -> None:
+    trainer = small_trainer()
+    run_steps(trainer, 60)
+    generator = np.random.default_rng(0)
+    buffer: ReplayBuffer = trainer._buffer
+    stateful: list[Any] = [
+        trainer,
+        trainer.agent,
+        buffer,
+        GaussianNoise(2, 0.1, generator),
+        OrnsteinUhlenbeckNoise(2, 0.1, 0.15, generator),
+    ]
+    for thing in stateful:
+        names = {name.lstrip("_") for name in vars(thing)} - {name.lstrip("_") for name in thing.TRANSIENT}
+        names -= {"total"} if thing is buffer else set()  # it is in the RowLog
+        assert names == set(thing.state_dict()), type(thing)
+        assert set(thing.TRANSIENT) <= set(vars(thing)), "a transient attribute that isn't there"
+
+
+def test_a_state_holds_nothing_that_a_checkpoint_must_refuse(small_trainer: BuildTrainer) -> None:
+    from training.state import pack_state
+
+    for settings in ({"noise_type": "ou"}, {"env_name": "Humanoid-v5"}):
+        trainer = small_trainer(**settings)
+        run_steps(trainer, 60)
+        packed = pack_state(trainer.state_dict())
+        assert packed["env_steps"] == 60
