@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment.devices import count_cores, list_gpus
+from experiment.devices import DeviceError, choose_devices, count_cores, list_gpus
 from experiment.engines.local import THREAD_VARIABLES, choose_threads, prepare_attempt
 from experiment.files import dump_settings
-from experiment.loader import load_yaml, parse_yaml
 from experiment.locks import acquire_lock
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from experiment.provenance import record_provenance
-from experiment.run import Run
+from experiment.run import Run, find_runs, safe_label
+from experiment.single import read_single
 from experiment.supervise import find_reason, write_ending
 from training.config import TrainerConfig
 from training.trainers import TrainerEntry
@@ -79,9 +79,9 @@ def build_config(settings: Mapping[str, Any]) -> TrainerConfig:
 
 def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str) -> int:
     """Train one run to its end, or until it is asked to stop, and give the exit code that says which."""
-    from training.checkpoint import CheckpointError
     from training.loop import Outcome, fit
     from training.seeding import seed_everything
+    from training.session import Attempt
 
     stop_signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,21 +94,9 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
         return DEVICE
     seed_everything(config.seed)
     trainer = find_trainer(config.model_dump()).build_trainer(config, device)
+    start = Attempt(attempt, str(device), threads, code_version, trainer.resume_mode)
     try:
-        outcome = fit(
-            trainer,
-            run,
-            config,
-            attempt=attempt,
-            device=device,
-            threads=threads,
-            code_version=code_version,
-            should_stop=lambda: bool(stop_signals),
-            say=print,
-        )
-    except CheckpointError as error:
-        print(f"{error}", file=sys.stderr)
-        return ERROR
+        outcome = fit(trainer, run, config, start, should_stop=lambda: bool(stop_signals), say=print)
     finally:
         trainer.close()
     return {Outcome.FINISHED: OK, Outcome.STOPPED: REQUEUE, Outcome.UNHEALTHY: UNHEALTHY}[outcome]
@@ -132,6 +120,10 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
         os.environ[name] = str(threads)
     import torch
 
+    from training.manifest import CheckpointError
+    from training.metrics import MetricsError
+    from training.session import RunFolderError
+
     if not config.continue_training and attempt > 1:
         run.archive(attempt - 1)
     torch.set_num_threads(threads)
@@ -144,6 +136,13 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     except (torch.OutOfMemoryError, MemoryError):
         traceback.print_exc()
         return OUT_OF_MEMORY
+    except (CheckpointError, MetricsError, RunFolderError) as error:
+        print(error, file=sys.stderr)
+        return ERROR
+    except OSError as error:
+        traceback.print_exc()
+        print(f"{error.filename or run.folder}: {error.strerror or error}", file=sys.stderr)
+        return ERROR
     except Exception:
         traceback.print_exc()
         return ERROR
@@ -220,22 +219,27 @@ def _join_values(values: Sequence[str]) -> str:
     return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
 
 
-def load_single_run(file: str | None, flags: Sequence[str], log_root: Path, exp_name: str | None) -> tuple[Any, Run]:
+def load_single_run(
+    file: Path | None, flags: Sequence[str], log_root: Path, exp_name: str | None
+) -> tuple[TrainerConfig, Run]:
     """Give the config and the run that a file and flags describe; flags win over the file.
 
     Raises:
         SpecError: the file or a flag is wrong, or the file is a spec with several combinations.
     """
-    from experiment.single import read_single
-
     single = read_single(file, flags)
     try:
         config = build_config(single.settings)
     except SettingsError as error:
         raise SpecError([single.locate(fault) for fault in error.faults]) from None
-    name = exp_name or single.exp_name or f"{config.algorithm_name}_{config.env_name}".replace("/", "-")
-    experiment_dir = log_root / name if exp_name or single.experiment_dir is None else single.experiment_dir
-    return config, find_or_name_run(experiment_dir, single.label or config.algorithm_name, config.run_id())
+    run_id = config.run_id()
+    if exp_name is None and single.home is not None:
+        experiment_dir = single.home.experiment_dir
+    else:
+        default = f"{config.algorithm_name}_{config.env_name}".replace("/", "-")
+        experiment_dir = log_root / safe_label(exp_name or single.exp_name or default)
+    there = next((run for run in find_runs(experiment_dir) if run.id == run_id), None)
+    return config, there or Run.create_path(experiment_dir, single.label or config.algorithm_name, run_id)
 
 
 def answer_preflight(kind: str) -> int:
@@ -257,7 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "Any setting can be given as a flag: --key value, lists as several values."
-    parser.add_argument("-e", "--config", dest="file", help="a run's config.yaml, or a spec with one combination")
+    parser.add_argument(
+        "-e", "--config", dest="file", type=Path, help="a run's config.yaml, or a spec with one combination"
+    )
     parser.add_argument("-g", dest="gpu", help="a GPU's index, or cpu")
     parser.add_argument("--log-root", default="logs", help="where experiments live (default: logs)")
     parser.add_argument("--exp-name", help="the experiment's folder below it")
@@ -273,8 +279,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "GRIDPILOT_LOCK_FD" in os.environ:
         return run_launched(config)
     if args.gpu is not None:
-        devices, remark = choose_devices(args.gpu, list_gpus())
-        os.environ |= devices[0].environment()
+        try:
+            devices, remark = choose_devices(args.gpu, list_gpus())
+        except DeviceError as error:
+            print(error, file=sys.stderr)
+            return DEVICE
+        except ValueError as error:
+            parser.error(str(error))
+        os.environ.update(devices[0].environment())
         print(remark or f"on {devices[0].name}")
     return run_alone(config, run)
 

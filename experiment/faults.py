@@ -25,7 +25,7 @@ class FaultList:
 
     def add(self, combination: Combination, fault: Fault) -> None:
         """Note a fault of one combination."""
-        problem = self._find_place(combination, fault).problem(fault.message)
+        problem = find_place(self._spec, combination, fault).problem(fault.message)
         if problem in self._counts or len(self._counts) < _MAX_KEPT:
             self._counts[problem] += 1
         else:
@@ -46,16 +46,17 @@ class FaultList:
         for problem, count in self._counts.items():
             part = f" ({count} of {total} runs)" if count < total else ""
             problems.append(replace(problem, message=f"{problem.message}{part}"))
-        problems = sort_problems(problems, self._spec.files)
+        problems = sort_problems(problems, self._spec.sources)
         more = len(problems) - MAX_SHOWN + self._dropped
         if more > 0:
             problems = [*problems[:MAX_SHOWN], Problem(f"and {more} more")]
         raise SpecError(problems)
 
-    def _find_place(self, combination: Combination, fault: Fault) -> Mark:
-        """Give the place of the first of the fault's keys that the spec has; of a missing key, where it could go."""
-        part: Literal["key", "value"] = "key" if fault.message.startswith("unknown key") else "value"
-        for key in fault.keys:
-            if mark := locate(self._spec, combination, key, part):
-                return mark
-        return self._spec.sections.places.get("constants") or Mark(str(self._spec.path), 1, 1)
+
+def find_place(spec: ExperimentSpec, combination: Combination, fault: Fault) -> Mark:
+    """Give the place of the first of a fault's keys that the spec has; of a missing key, where it could go."""
+    part: Literal["key", "value"] = "key" if fault.message.startswith("unknown key") else "value"
+    for key in fault.keys:
+        if mark := locate(spec, combination, key, part):
+            return mark
+    return spec.sections.places.get("constants") or Mark(str(spec.path), 1, 1)

@@ -87,7 +87,7 @@ def plan_runs(spec: ExperimentSpec, log_root: Path, build_config: BuildConfig, o
     """
     experiment_dir = log_root / spec.meta.exp_name
     folders = _find_folders(experiment_dir)
-    tally = _Tally(spec)
+    tally = GridNotes(spec)
     runs: dict[str, Run] = {}
     choices: dict[str, Choice] = {}
     asked = _read_only(spec, only)
@@ -166,7 +166,7 @@ def _check_combination(spec: ExperimentSpec, build_config: BuildConfig, combinat
     return Planned(run_id, label, combination, None)
 
 
-class _Tally:
+class GridNotes:
     """What has to be said about a grid as a whole."""
 
     def __init__(self, spec: ExperimentSpec) -> None:

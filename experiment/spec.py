@@ -28,6 +28,7 @@ class ExperimentSpec:
 
     Attributes:
         path: the file; `files` are all that were read, this one first.
+        overrides: the texts of `-o`.
         meta: the section `meta_data`.
         constants: dotted key -> value, for every run; variables and cases go over it.
         variables: dotted key -> the values to sweep, in the order of the spec.
@@ -39,6 +40,7 @@ class ExperimentSpec:
 
     path: Path
     files: tuple[Path, ...]
+    overrides: tuple[str, ...]
     meta: MetaData
     constants: dict[str, Any]
     variables: dict[str, list[Any]]
@@ -46,6 +48,11 @@ class ExperimentSpec:
     exclude: list[dict[str, Any]]
     notes: tuple[str, ...]
     sections: Sections = field(repr=False)
+
+    @property
+    def sources(self) -> list[str]:
+        """What places are in: the files, then the overrides."""
+        return [*(str(file) for file in self.files), *(f"-o {text}" for text in self.overrides)]
 
     @cached_property
     def swept_keys(self) -> tuple[str, ...]:
@@ -86,18 +93,22 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
     sections = override(sections, parse_assignments("-o", overrides, problems), problems)
     top = sections.places.get("meta_data", Mark(str(path), 1, 1))
     meta = read_meta_data(sections.meta, path, top, problems)
-    problems += _find_key_problems(sections, path, meta)
-    spec = _build_spec(path, files, meta, sections)
+    if sections.known_keys():
+        problems += _find_key_problems(sections, meta)
+    elif not problems:
+        message = "nothing to run: there are no constants and no variables; give at least algorithm_name and env_name"
+        problems.append(Mark(str(path), 1, 1).problem(message))
+    spec = _build_spec(files, overrides, meta, sections)
     if not problems:
         problems += _find_grid_problems(spec, changed=bool(overrides))
     if problems:
-        raise SpecError(sort_problems(problems, files))
+        raise SpecError(sort_problems(problems, spec.sources))
     return spec
 
 
-def sort_problems(problems: Sequence[Problem], files: Sequence[Path]) -> list[Problem]:
-    """Give the problems in the order of the files, those of the command line last, each once."""
-    ranks = {str(path): rank for rank, path in enumerate(files)}
+def sort_problems(problems: Sequence[Problem], sources: Sequence[str]) -> list[Problem]:
+    """Give the problems in the order of the files and then of the command line, each once."""
+    ranks = {source: rank for rank, source in enumerate(sources)}
     unique = dict.fromkeys(problems)
     return sorted(
         unique, key=lambda fault: (ranks.get(fault.file or "", len(ranks)), fault.line or 0, fault.column or 0)
@@ -138,10 +149,11 @@ def _find_base(path: Path, extends: Setting, files: Sequence[Path], problems: li
     return base
 
 
-def _build_spec(path: Path, files: list[Path], meta: MetaData, sections: Sections) -> ExperimentSpec:
+def _build_spec(files: Sequence[Path], overrides: Sequence[str], meta: MetaData, sections: Sections) -> ExperimentSpec:
     return ExperimentSpec(
-        path=path,
+        path=files[0],
         files=tuple(files),
+        overrides=tuple(overrides),
         meta=meta,
         constants={key: setting.value for key, setting in sections.constants.items()},
         variables={key: setting.value for key, setting in sections.variables.items()},
@@ -164,12 +176,9 @@ def _note_overridden(sections: Sections) -> list[str]:
     return notes
 
 
-def _find_key_problems(sections: Sections, path: Path, meta: MetaData) -> list[Problem]:
+def _find_key_problems(sections: Sections, meta: MetaData) -> list[Problem]:
     """Name what is wrong with the keys alone: in two sections, in the wrong one, unknown to the rest of the spec."""
     known = sections.known_keys()
-    if not known:
-        message = "nothing to run: there are no constants and no variables; give at least algorithm_name and env_name"
-        return [Mark(str(path), 1, 1).problem(message)]
     problems = []
     for point in sections.cases or ():
         for key in point.settings.keys() & sections.variables.keys():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -38,7 +38,13 @@ class Evaluation:
 
 
 class Trainer(Protocol):
-    """One learning algorithm with its environment and its data."""
+    """One learning algorithm with its environment and its data.
+
+    `resume_mode` is `exact` where the environment's state comes back to the bit, `episode` where a resumed run begins a
+    new episode instead.
+    """
+
+    resume_mode: Literal["exact", "episode"]
 
     def train_step(self) -> StepResult:
         """Act and learn once."""
