@@ -137,8 +137,8 @@ class DDPGAgent:
 
     def _descend(self, loss: Tensor, parameters: list[Tensor], optimizer: torch.optim.Adam, norm_name: str) -> Metrics:
         """Take one optimizer step on one network; no gradient is computed for any other that the loss runs through."""
-        optimizer.zero_grad()
-        torch.autograd.backward(loss, inputs=parameters)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
         norm = {}
         if self._max_grad_norm > 0:
             norm[norm_name] = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)

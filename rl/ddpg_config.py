@@ -30,6 +30,13 @@ class DDPGConfig(TrainerConfig):
     max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
     updates_per_step: Annotated[Int, Field(gt=0)] = 1
 
+    def find_contradictions(self) -> list[Fault]:
+        """Name pairs of settings that can't hold together."""
+        faults = super().find_contradictions()
+        if self.batch_size > self.max_timesteps:
+            faults.append(self._pair("batch_size", ">", "max_timesteps", "nothing would be trained"))
+        return faults
+
     def inactive_keys(self) -> dict[str, str]:
         """Give the keys that were set and that another key switches off, each with the reason."""
         inactive = {}

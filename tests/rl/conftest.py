@@ -70,6 +70,15 @@ class MirrorEnv(gym.Env[Any, Any]):
 
 
 @pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small matrices on several threads wait for each other, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def _tiny_environments() -> Iterator[None]:
     environments: dict[str, Any] = {"Clock-v0": ClockEnv, "Mirror-v0": MirrorEnv}
     for name, environment in environments.items():
