@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.arms import Comparison
+from analysis.arms import SEED, Comparison
 from analysis.load import MISSING, ExperimentData, canonical, is_done
 from analysis.returns import warn_of_few_seeds
 
@@ -28,24 +28,36 @@ def _warn_of_problems(comparison: Comparison) -> list[str]:
 
 
 def find_axes_without_effect(data: ExperimentData) -> list[str]:
-    """Name each swept key that changed nothing: finished runs that differ in it alone are identical, all pairs of them.
+    """Name each swept key that changed nothing: finished runs that differ in it alone are alike, all pairs of them.
 
-    Identical are two runs with the same metric rows (wall_time and time/* left out), or with the same hash of
-    parameters, targets and optimizer, or that are one and the same run.
+    Alike are two runs that end with the same hash of parameters, targets and optimizer. Where a trainer gives no hash,
+    the metric rows decide, without wall_time and time/*.
     """
     sentences = []
     for key in data.swept:
         groups = _group_by_others(data, key)
         pairs = [(group[0], other) for group in groups for other in group[1:]]
-        if not pairs or not all(_are_identical(first, other) for first, other in pairs):
+        if not pairs or not all(_trained_alike(first, other) for first, other in pairs):
             continue
+        among = "runs that differ in nothing else" if key == SEED else "its runs"
+        condition = "" if key == SEED else " for the same seed"
         if all(first["id"] == other["id"] for first, other in pairs):
             sentences.append(f"{key} had no effect: its values mean the same and share their runs.")
-        elif key == "seed":
-            sentences.append("seed had no effect: runs that differ in nothing else are identical.")
+        elif all(_same(first, other, "metrics_hash") for first, other in pairs):
+            sentences.append(f"{key} had no effect: {among} are identical{condition}.")
         else:
-            sentences.append(f"{key} had no effect: its runs are identical for the same seed.")
+            sentences.append(f"{key} had no effect on training: {among} end in the same state{condition}.")
     return sentences
+
+
+def _trained_alike(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if isinstance(first["state_hash"], str) and isinstance(other["state_hash"], str):
+        return _same(first, other, "state_hash")
+    return _same(first, other, "metrics_hash") or first["id"] == other["id"]
+
+
+def _same(first: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool:
+    return isinstance(first[name], str) and first[name] == other[name]
 
 
 def _group_by_others(data: ExperimentData, key: str) -> list[list[Mapping[str, Any]]]:
@@ -62,10 +74,6 @@ def _group_by_others(data: ExperimentData, key: str) -> list[list[Mapping[str, A
         value = canonical(settings[key]) if key in settings else MISSING
         groups.setdefault(point, {}).setdefault(value, row)
     return [list(group.values()) for group in groups.values() if len(group) > 1]
-
-
-def _are_identical(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return any(isinstance(first[name], str) and first[name] == other[name] for name in first)
 
 
 def _warn_of_versions(data: ExperimentData) -> list[str]:

@@ -118,8 +118,8 @@ def align_curve(arm: Arm, points: Mapping[str, Mapping[int, float]]) -> Curve | 
 
 def describe_gaps(data: ExperimentData) -> list[str]:
     """Name the finished runs that have evaluations which aren't finite, and so have gaps in their curves."""
-    rows = data.metrics[data.metrics["not_finite"].str.split().map(lambda names: CURVE in names)]
-    counts = Counter(rows["id"])
+    rows = zip(data.metrics["id"], data.metrics["not_finite"], strict=True)
+    counts = Counter(run_id for run_id, names in rows if CURVE in names.split())
     runs = data.unique_runs[is_done(data.unique_runs) & data.unique_runs["id"].isin(list(counts))]
     return [
         f"{row.label} ({row.id}): {counts[str(row.id)]} evaluations are not finite and are left out of the curves."

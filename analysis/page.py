@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: figures inside, no scripts; made for small and dark screens too."""
+"""A report as one HTML file that needs nothing else: figures inside, no scripts, for small and dark screens too."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,21 +119,6 @@ class FakeExperiment:
         run.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def sweep(
-    folder: Path, rates: Sequence[float] = (1e-4, 3e-4, 1e-3), seeds: Sequence[int] = (100, 200, 300)
-) -> list[Run]:
-    """Make the newcomer's sweep, all runs finished: the higher the rate, the better."""
-    experiment = FakeExperiment(folder)
-    runs = []
-    for rate in rates:
-        for seed in seeds:
-            run = experiment.add({"algorithm_name": "ddpg", "seed": seed, "learning_rate": rate})
-            final = -1000.0 + 4e5 * rate + seed / 10
-            experiment.finish(run, final, curve=(final - 300, final - 100, final), train=final - 50)
-            runs.append(run)
-    return runs
-
-
 @pytest.fixture
 def experiment(tmp_path: Path) -> FakeExperiment:
     """An experiment folder that is filled by the test."""
@@ -141,8 +126,28 @@ def experiment(tmp_path: Path) -> FakeExperiment:
 
 
 @pytest.fixture
-def finished_sweep(tmp_path: Path) -> Path:
-    """The folder of a sweep of three rates and three seeds in which every run is DONE."""
+def make_sweep() -> Callable[..., list[Run]]:
+    """Give a function that makes the newcomer's sweep, all runs finished: the higher the rate, the better."""
+
+    def make(
+        folder: Path, rates: Sequence[float] = (1e-4, 3e-4, 1e-3), seeds: Sequence[int] = (100, 200, 300), **more: Any
+    ) -> list[Run]:
+        experiment = FakeExperiment(folder)
+        runs = []
+        for rate in rates:
+            for seed in seeds:
+                run = experiment.add({"algorithm_name": "ddpg", "seed": seed, "learning_rate": rate})
+                final = -1000.0 + 4e5 * rate + seed / 10
+                experiment.finish(run, final, curve=(final - 300, final - 100, final), train=final - 50, **more)
+                runs.append(run)
+        return runs
+
+    return make
+
+
+@pytest.fixture
+def finished_sweep(tmp_path: Path, make_sweep: Callable[..., list[Run]]) -> Path:
+    """Give the folder of a sweep of three rates and three seeds in which every run is DONE."""
     folder = tmp_path / "logs" / "finished"
-    sweep(folder)
+    make_sweep(folder)
     return folder
