@@ -133,6 +133,7 @@ class CheckpointStore:
             self._report(f"{path} is not used and kept as {aside.name}: {reason}")
         if checkpoint is not None:
             self._last, self._replay = checkpoint.path, checkpoint.replay
+            self._rotate()
         return checkpoint
 
     def save(self, step: int, state: object, facts: Mapping[str, Any]) -> Path:

@@ -1,0 +1,584 @@
+"""The training loop with a counting fake: cadence, ends, and straight equals resumed whatever it is killed at."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import itertools
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from experiment.run import Run
+from training import session as session_module
+from training.checkpoint import CheckpointStore, load_newest
+from training.config import TrainerConfig
+from training.evaluation import report_seeds, selection_seeds
+from training.health import HealthGuard
+from training.loop import Outcome, fit
+from training.manifest import CheckpointError, read_manifest
+from training.metrics import Averages, MetricsError, MetricsLog, RecentEpisodes, TensorBoardView
+from training.protocol import Episode, Evaluation, StepResult
+from training.resources import Meter, hash_state
+from training.rowlog import RowLog
+from training.seeding import seed_everything
+from training.session import Attempt, RunFolderError, Session
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class CountingTrainer:
+    """Learns nothing, but every number of it depends on all steps before and on all global generators."""
+
+    resume_mode: Literal["exact", "episode"] = "exact"
+
+    def __init__(self, env_steps: int = 1, sick_at: int = 0) -> None:
+        seed_everything(5)
+        self.env_steps = env_steps
+        self.sick_at = sick_at
+        self.steps = 0
+        self.weights = torch.zeros(3)
+        self.generator = np.random.Generator(np.random.PCG64(1))
+        self.rows = np.zeros((16, 2))
+        self.evaluated: list[tuple[int, tuple[int, ...]]] = []
+
+    def train_step(self) -> StepResult:
+        noise = self.generator.normal() + random.random() + np.random.rand()  # noqa: NPY002
+        self.weights += torch.rand(3) * noise
+        self.rows[self.steps % 16] = (self.steps, noise)
+        self.steps += 1
+        loss = self.weights.sum() if self.steps != self.sick_at else torch.tensor(float("nan"))
+        metrics: dict[str, torch.Tensor | float] = {"train/critic_loss": loss}
+        if self.steps % 2:
+            metrics["noise"] = float(noise)
+        episodes = [Episode(float(noise), 7, True)] if self.steps % 7 == 0 else []
+        return StepResult(metrics, self.env_steps, 1, episodes)
+
+    def evaluate(self, seeds: Sequence[int]) -> Evaluation:
+        self.evaluated.append((self.steps, tuple(seeds)))
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+        value = float(torch.sin(self.weights.sum() * 3))
+        return Evaluation(tuple(seeds), tuple(value + seed % 3 for seed in seeds), tuple(9 for _ in seeds))
+
+    def components(self) -> dict[str, nn.Module]:
+        return {"actor": nn.Linear(2, 1)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "weights": self.weights,
+            "generator": self.generator.bit_generator.state,
+            "buffer": RowLog(self.rows, self.steps),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.weights.copy_(state["weights"])
+        self.generator.bit_generator.state = state["generator"]
+        self.rows[:] = state["buffer"].rows
+        assert state["buffer"].total == self.steps
+
+    def close(self) -> None:
+        pass
+
+
+def make_config(**settings: Any) -> TrainerConfig:
+    base = {
+        "algorithm_name": "counting",
+        "env_name": "none",
+        "max_timesteps": 25,
+        "learning_starts": 0,
+        "batch_size": 1,
+        "log_freq": 3,
+        "eval_freq": 4,
+        "save_freq": 6,
+        "num_eval": 2,
+    }
+    return TrainerConfig.from_settings(base | settings)
+
+
+def make_run(parent: Path, name: str = "run") -> Run:
+    run = Run(parent / name / "x__0123456789abcdef", "0123456789abcdef", "x")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+class Life:
+    """One attempt, with what it said."""
+
+    def __init__(
+        self, run: Run, config: TrainerConfig, trainer: CountingTrainer | None = None, number: int = 1
+    ) -> None:
+        self.run, self.config, self.number = run, config, number
+        self.trainer = trainer or CountingTrainer()
+        self.said: list[str] = []
+
+    def fit(self, should_stop: Callable[[], bool] = lambda: False) -> Outcome:
+        attempt = Attempt(self.number, "cpu", 1, "abc", "exact")
+        return fit(self.trainer, self.run, self.config, attempt, should_stop=should_stop, say=self.said.append)
+
+
+def read_rows(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+
+
+def read_result(run: Run) -> dict[str, Any]:
+    """Everything of a finished run that may not depend on how often it was interrupted."""
+    rows = [
+        {name: value for name, value in row.items() if name != "wall_time" and not name.startswith("time/")}
+        for row in read_rows(run)
+    ]
+    summary = json.loads(run.summary_path.read_bytes())
+    for name in ("time", "throughput", "memory", "attempts"):
+        del summary[name]
+    best = read_manifest(run.checkpoints_dir / "best.pt") if (run.checkpoints_dir / "best.pt").exists() else None
+    newest = load_newest(run.checkpoints_dir, with_replay=False)
+    assert newest is not None
+    return {
+        "rows": rows,
+        "summary": summary,
+        "best": best and best.facts["best"],
+        "checkpoints": sorted(path.name for path in run.checkpoints_dir.glob("step_*.pt")),
+        "state": hash_state(newest.state["trainer"]),
+        "generators": hash_state(newest.state["generators"]),
+        "replay": [path.name for path in run.checkpoints_dir.rglob("*.rows")],
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path)
+
+
+def clocks(run: Run, name: str) -> list[int]:
+    return [row["env_step"] for row in read_rows(run) if name in row]
+
+
+def test_a_run_writes_logs_evaluations_checkpoints_and_a_summary(run: Run) -> None:
+    life = Life(run, make_config())
+    assert life.fit() is Outcome.FINISHED
+    assert clocks(run, "train/critic_loss") == [3, 6, 9, 12, 15, 18, 21, 24, 25]
+    assert clocks(run, "eval/mean_reward") == [4, 8, 12, 16, 20, 24]
+    assert sorted(path.name for path in run.checkpoints_dir.glob("*.pt")) == [
+        "best.pt",
+        "step_00000024.pt",
+        "step_00000025.pt",
+    ]
+    assert life.trainer.evaluated == [(step, selection_seeds(2)) for step in range(4, 25, 4)] + [(25, report_seeds(2))]
+    assert sum(line.startswith("Eval num_timesteps=") for line in life.said) == 6
+    assert list(run.tensorboard_dir.iterdir())
+
+
+def test_the_summary_has_what_its_contract_says(run: Run) -> None:
+    Life(run, make_config()).fit()
+    summary = json.loads(run.summary_path.read_bytes())
+    assert set(summary) == {
+        *("final_eval", "best_eval", "parameters", "memory", "time", "throughput", "steps", "env_steps", "updates"),
+        *("attempts", "resume", "guard", "device", "threads", "code_version", "state_hash"),
+    }
+    assert summary["final_eval"]["seeds"] == list(report_seeds(2))
+    assert summary["final_eval"]["mean"] == pytest.approx(np.mean(summary["final_eval"]["returns"]))
+    assert summary["best_eval"]["mean"] == max(row.get("eval/mean_reward", -9) for row in read_rows(run))
+    assert summary["parameters"] == {"actor": 3}
+    assert summary["memory"]["replay_bytes"] == 256
+    assert (summary["steps"], summary["env_steps"], summary["updates"]) == (25, 25, 25)
+    assert summary["guard"] == {"verdict": "healthy", "events": 0}
+
+
+def test_rows_average_over_the_steps_since_the_row_before(run: Run) -> None:
+    Life(run, make_config(max_timesteps=4, log_freq=2, eval_freq=0, save_freq=0)).fit()
+    reference = CountingTrainer()
+    losses = [float(reference.train_step().metrics["train/critic_loss"]) for _ in range(4)]
+    rows = read_rows(run)
+    assert [row["train/critic_loss"] for row in rows] == [sum(losses[:2]) / 2, sum(losses[2:]) / 2]
+    assert [row["train/n_updates"] for row in rows] == [2, 4]
+    assert all(row["time/fps"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("env_steps", [4, 5])
+def test_several_environments_step_over_multiples_without_missing_one(run: Run, env_steps: int) -> None:
+    Life(run, make_config(), CountingTrainer(env_steps)).fit()
+    assert clocks(run, "eval/mean_reward") == ([4, 8, 12, 16, 20, 24, 28] if env_steps == 4 else [5, 10, 15, 20, 25])
+    assert json.loads(run.summary_path.read_bytes())["env_steps"] == (28 if env_steps == 4 else 25)
+
+
+def test_training_steps_count_for_a_trainer_that_does_not_act(run: Run) -> None:
+    Life(run, make_config(), CountingTrainer(env_steps=0)).fit()
+    rows = read_rows(run)
+    assert [row["step"] for row in rows if "eval/mean_reward" in row] == [4, 8, 12, 16, 20, 24]
+    assert {row["env_step"] for row in rows} == {0}
+    assert json.loads(run.summary_path.read_bytes())["steps"] == 25
+
+
+def test_a_frequency_of_zero_means_never_but_the_end_is_saved(run: Run) -> None:
+    life = Life(run, make_config(log_freq=0, eval_freq=0, save_freq=0))
+    assert life.fit() is Outcome.FINISHED
+    assert not run.metrics_path.exists()
+    assert [path.name for path in run.checkpoints_dir.glob("*.pt")] == ["step_00000025.pt"]
+    assert json.loads(run.summary_path.read_bytes())["best_eval"] is None
+
+
+def test_replay_data_go_when_the_run_is_done_unless_they_are_to_be_kept(tmp_path: Path) -> None:
+    dropped, kept = make_run(tmp_path, "dropped"), make_run(tmp_path, "kept")
+    Life(dropped, make_config()).fit()
+    Life(kept, make_config(keep_replay=True)).fit()
+    assert not list(dropped.checkpoints_dir.rglob("*.rows"))
+    with pytest.raises(CheckpointError, match="keep_replay"):
+        load_newest(dropped.checkpoints_dir)
+    newest = load_newest(kept.checkpoints_dir)
+    assert newest is not None
+    assert newest.state["trainer"]["buffer"].total == 25
+
+
+def test_evaluation_on_or_off_gives_the_same_bits(tmp_path: Path) -> None:
+    often, never = make_run(tmp_path, "often"), make_run(tmp_path, "never")
+    Life(often, make_config(eval_freq=1)).fit()
+    Life(never, make_config(eval_freq=0)).fit()
+    for name in ("state", "generators"):
+        assert read_result(often)[name] == read_result(never)[name]
+    rows = [row for row in read_result(often)["rows"] if "eval/mean_reward" not in row]
+    assert rows == read_result(never)["rows"]
+
+
+def test_saving_often_or_never_gives_the_same_bits(tmp_path: Path) -> None:
+    often, never = make_run(tmp_path, "often"), make_run(tmp_path, "never")
+    Life(often, make_config(save_freq=1)).fit()
+    Life(never, make_config(save_freq=0)).fit()
+    for name in ("state", "generators", "rows", "summary"):
+        assert read_result(often)[name] == read_result(never)[name]
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 5, 6, 12, 24, 25])
+def test_a_stop_request_ends_in_a_checkpoint_and_is_gone_on_from(tmp_path: Path, stop_at: int) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "stopped")
+    Life(straight, make_config()).fit()
+    first = Life(run, make_config())
+    assert first.fit(lambda: first.trainer.steps >= stop_at) is Outcome.STOPPED
+    assert first.trainer.steps == stop_at
+    newest = load_newest(run.checkpoints_dir)
+    assert newest is not None
+    assert newest.step == stop_at
+    assert not run.summary_path.exists()
+    second = Life(run, make_config(), number=2)
+    assert second.fit(lambda: True) is Outcome.STOPPED  # at once again: nothing is lost or written twice
+    third = Life(run, make_config(), number=3)
+    assert third.fit() is Outcome.FINISHED
+    assert f"Resumed from step {stop_at}" in third.said
+    assert read_result(run) | {"checkpoints": 0} == read_result(straight) | {"checkpoints": 0}
+    assert json.loads(run.summary_path.read_bytes())["attempts"] == 3
+
+
+POINTS: list[tuple[Any, str]] = [
+    (CountingTrainer, "train_step"),
+    (CountingTrainer, "evaluate"),
+    (CountingTrainer, "state_dict"),
+    (CountingTrainer, "load_state_dict"),
+    (MetricsLog, "write"),
+    (MetricsLog, "_append"),
+    (MetricsLog, "_cut"),
+    (MetricsLog, "sync"),
+    (CheckpointStore, "save"),
+    (CheckpointStore, "save_best"),
+    (CheckpointStore, "_rotate"),
+    (CheckpointStore, "drop_replay"),
+    (Session, "clean_up"),
+    (session_module, "write_json"),
+    (session_module, "write_global_generators"),
+]
+
+
+def kill_at(patch: pytest.MonkeyPatch, moment: int) -> Iterator[int]:
+    """Count the moments before and after each call of `POINTS`, and raise at one of them."""
+    counter = itertools.count()
+
+    def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(counter) == moment:
+                raise Killed
+            result = real(*args, **kwargs)
+            if next(counter) == moment:
+                raise Killed
+            return result
+
+        return call
+
+    for owner, name in POINTS:
+        patch.setattr(owner, name, wrap(getattr(owner, name)))
+    return counter
+
+
+@pytest.fixture
+def no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard has a thread of its own, which simulated kills don't reach."""
+    monkeypatch.setattr(session_module, "MetricsLog", lambda path, view: MetricsLog(path))
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the disk in tests of hundreds of runs, where only exceptions are simulated."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.mark.usefixtures("no_view", "no_fsync")
+@pytest.mark.parametrize("settings", [{}, {"eval_freq": 5, "save_freq": 4, "keep_last": 1}], ids=["apart", "together"])
+def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = make_config(max_timesteps=13, **settings)
+    straight = make_run(tmp_path, "straight")
+    with pytest.MonkeyPatch.context() as patch:
+        counter = kill_at(patch, -1)
+        Life(straight, config).fit()
+        moments = next(counter)
+    expected = read_result(straight)
+    assert moments > 80
+    for moment in range(moments):
+        run = make_run(tmp_path, str(moment))
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, moment)
+            with pytest.raises(Killed):
+                Life(run, config).fit()
+        assert Life(run, config, number=2).fit() is Outcome.FINISHED
+        assert read_result(run) == expected, f"killed at moment {moment}"
+
+
+@pytest.mark.usefixtures("no_view", "no_fsync")
+def test_a_resume_that_is_killed_is_resumed_again(tmp_path: Path) -> None:
+    config = make_config(max_timesteps=13)
+    straight = make_run(tmp_path, "straight")
+    Life(straight, config).fit()
+    expected = read_result(straight)
+    for first, second in itertools.product((40, 70), range(24)):
+        run = make_run(tmp_path, f"{first}-{second}")
+        for number, moment in enumerate((first, second)):
+            with pytest.MonkeyPatch.context() as patch:
+                kill_at(patch, moment)
+                with pytest.raises(Killed):
+                    Life(run, config, number=number).fit()
+        assert Life(run, config, number=3).fit() is Outcome.FINISHED
+        assert read_result(run) == expected, f"killed at {first} and {second}"
+
+
+def limit_operations(patch: pytest.MonkeyPatch, allowed: int) -> Callable[[], int]:
+    """Let so many file operations through; all later ones raise, those of clean-ups too. Gives how many were made."""
+    made = 0
+
+    def guard(real: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            nonlocal made
+            if made >= allowed:
+                raise Killed
+            made += 1
+            return real(*args, **kwargs)
+
+        return operation
+
+    for name in ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "truncate"):
+        patch.setattr(os, name, guard(getattr(os, name)))
+    opener = guard(io.open)
+    patch.setattr(io, "open", opener)
+    patch.setattr(builtins, "open", opener)
+    return lambda: made
+
+
+@pytest.mark.usefixtures("no_view")
+def test_a_run_killed_between_any_two_file_operations_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    config = make_config(max_timesteps=10, save_freq=4, log_freq=5, eval_freq=5, keep_last=1)
+    straight = make_run(tmp_path, "straight")
+    with pytest.MonkeyPatch.context() as patch:
+        count = limit_operations(patch, 10**9)
+        Life(straight, config).fit()
+        total = count()
+    expected = read_result(straight)
+    for allowed in range(total):
+        run = make_run(tmp_path, str(allowed))
+        with pytest.MonkeyPatch.context() as patch:
+            limit_operations(patch, allowed)
+            with pytest.raises(Killed):
+                Life(run, config).fit()
+        assert Life(run, config, number=2).fit() is Outcome.FINISHED
+        assert read_result(run) == expected, f"killed before operation {allowed}"
+
+
+def test_a_corrupted_newest_checkpoint_costs_only_time(tmp_path: Path) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "run")
+    Life(straight, make_config()).fit()
+    first = Life(run, make_config())
+    first.fit(lambda: first.trainer.steps >= 15)
+    (run.checkpoints_dir / "step_00000015.pt").write_bytes(b"torn")
+    second = Life(run, make_config(), number=2)
+    assert second.fit() is Outcome.FINISHED
+    assert "Resumed from step 12" in second.said
+    assert any("step_00000015.pt is not used" in line for line in second.said)
+    assert read_result(run) == read_result(straight)
+
+
+def test_a_finished_run_is_not_trained_or_evaluated_again(run: Run) -> None:
+    Life(run, make_config()).fit()
+    before = read_result(run)
+    again = Life(run, make_config(), number=2)
+    assert again.fit() is Outcome.FINISHED
+    assert again.trainer.steps == 0
+    assert not again.trainer.evaluated
+    assert read_result(run) == before
+
+
+def test_only_the_final_evaluation_is_left_after_the_last_checkpoint(run: Run) -> None:
+    Life(run, make_config(keep_replay=True)).fit()
+    run.summary_path.unlink()
+    again = Life(run, make_config(), number=2)
+    assert again.fit() is Outcome.FINISHED
+    assert again.trainer.evaluated == [(25, report_seeds(2))]
+    assert run.summary_path.exists()
+
+
+def test_rows_without_a_checkpoint_are_dropped_and_said(run: Run) -> None:
+    def stop() -> bool:
+        raise Killed
+
+    config = make_config(save_freq=0)
+    first = Life(run, config)
+    with pytest.raises(Killed):
+        first.fit(lambda: first.trainer.steps >= 10 and stop())
+    assert len(read_rows(run)) == 5
+    second = Life(run, config, number=2)
+    assert second.fit() is Outcome.FINISHED
+    assert "No checkpoint yet: training starts from step 0 again, 5 earlier metric rows are dropped" in second.said
+    assert clocks(run, "eval/mean_reward") == [4, 8, 12, 16, 20, 24]
+
+
+@pytest.mark.parametrize("leftover", ["metrics.jsonl", "summary.json", "checkpoints/step_00000006.pt"])
+def test_without_continue_training_an_earlier_life_must_be_out_of_the_way(run: Run, leftover: str) -> None:
+    path = run.folder / leftover
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}\n")
+    with pytest.raises(RunFolderError, match="continue_training: true"):
+        Life(run, make_config(continue_training=False)).fit()
+    assert path.read_text() == "{}\n"
+
+
+def test_without_continue_training_a_clean_folder_is_trained_in(run: Run) -> None:
+    assert Life(run, make_config(continue_training=False)).fit() is Outcome.FINISHED
+
+
+def test_a_curve_that_the_checkpoint_does_not_know_is_refused(run: Run) -> None:
+    first = Life(run, make_config())
+    first.fit(lambda: first.trainer.steps >= 15)
+    run.metrics_path.write_text("")
+    with pytest.raises(MetricsError, match=r"metrics\.jsonl"):
+        Life(run, make_config(), number=2).fit()
+
+
+def test_other_threads_or_devices_are_told_at_a_resume(run: Run) -> None:
+    first = Life(run, make_config())
+    first.fit(lambda: first.trainer.steps >= 15)
+    said: list[str] = []
+    attempt = Attempt(2, "cuda:0", 4, "abc", "exact")
+    fit(CountingTrainer(), run, make_config(), attempt, should_stop=lambda: False, say=said.append)
+    assert [line.split(":")[0] for line in said if " was " in line] == [
+        "device was cpu and is cuda",
+        "threads was 1 and is 4 now",
+    ]
+
+
+def read_guard_events(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.events_path.read_text().splitlines()]
+
+
+def test_the_guard_warns_once_and_the_run_goes_on(run: Run) -> None:
+    first = Life(run, make_config(guard="warn"), CountingTrainer(sick_at=4))
+    assert first.fit(lambda: first.trainer.steps >= 10) is Outcome.STOPPED
+    second = Life(run, make_config(guard="warn"), CountingTrainer(sick_at=13), number=2)
+    assert second.fit() is Outcome.FINISHED
+    assert [row["train/critic_loss"] for row in read_rows(run) if "train/critic_loss" in row].count("nan") == 2
+    assert [event["metric"] for event in read_guard_events(run)] == ["train/critic_loss"]
+    assert json.loads(run.summary_path.read_bytes())["guard"] == {"verdict": "non-finite", "events": 1}
+
+
+def test_the_guard_stops_a_run_before_it_saves_what_is_broken(run: Run) -> None:
+    life = Life(run, make_config(guard="stop"), CountingTrainer(sick_at=12))
+    assert life.fit() is Outcome.UNHEALTHY
+    assert life.trainer.steps == 12
+    newest = load_newest(run.checkpoints_dir)
+    assert newest is not None
+    assert newest.step == 6
+    assert not run.summary_path.exists()
+    assert read_guard_events(run)[0]["step"] == 12
+    again = Life(run, make_config(guard="stop"), CountingTrainer(sick_at=12), number=2)
+    assert again.fit() is Outcome.UNHEALTHY
+    assert again.trainer.steps == 12
+
+
+@pytest.mark.parametrize(("guard", "outcome"), [("warn", Outcome.FINISHED), ("stop", Outcome.UNHEALTHY)])
+def test_a_final_evaluation_that_is_not_finite_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, guard: str, outcome: Outcome
+) -> None:
+    def evaluate(trainer: CountingTrainer, seeds: Sequence[int]) -> Evaluation:
+        return Evaluation(tuple(seeds), tuple(float("inf") for _ in seeds), tuple(1 for _ in seeds))
+
+    monkeypatch.setattr(CountingTrainer, "evaluate", evaluate)
+    config = make_config(guard=guard, eval_freq=0)
+    with np.errstate(invalid="ignore"):
+        assert Life(run, config).fit() is outcome
+    if outcome is Outcome.FINISHED:
+        summary = json.loads(run.summary_path.read_bytes())
+        assert summary["final_eval"]["mean"] == "inf"
+        assert summary["guard"]["verdict"] == "non-finite"
+    else:
+        assert not run.summary_path.exists()
+
+
+def test_a_full_disk_during_a_save_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "run")
+    Life(straight, make_config()).fit()
+    life = Life(run, make_config())
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        if life.trainer.steps == 18:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space left on device"):
+            life.fit()
+    newest = load_newest(run.checkpoints_dir)
+    assert newest is not None
+    assert newest.step == 12
+    assert Life(run, make_config(), number=2).fit() is Outcome.FINISHED
+    assert read_result(run) == read_result(straight)
+
+
+def test_every_attribute_of_a_stateful_object_is_saved_or_declared_transient(run: Run) -> None:
+    life = Life(run, make_config())
+    session = Session(life.trainer, run, life.config, Attempt(1, "cpu", 1, "abc", "exact"), print)
+    guard = HealthGuard("warn", run.events_path, run.id, print)
+    for stateful in (session, guard, MetricsLog(run.metrics_path), Averages(), RecentEpisodes(), Meter()):
+        attributes = set(vars(stateful))
+        assert attributes >= type(stateful).TRANSIENT, f"{type(stateful).__name__} declares what it has not"
+        saved = {name.lstrip("_") for name in attributes - type(stateful).TRANSIENT}
+        assert saved == set(stateful.state_dict()), type(stateful).__name__
+    assert set(vars(TensorBoardView(run.tensorboard_dir))) == TensorBoardView.TRANSIENT
+
+
+def test_loading_a_state_gives_every_part_of_it_back(run: Run) -> None:
+    life = Life(run, make_config())
+    life.fit(lambda: life.trainer.steps >= 15)
+    newest = load_newest(run.checkpoints_dir)
+    assert newest is not None
+    session = Session(CountingTrainer(), run, life.config, Attempt(2, "cpu", 1, "abc", "exact"), print)
+    session.load_state_dict(newest.state["session"])
+    for name, part in session.state_dict().items():
+        if name != "meter":
+            assert hash_state(part) == hash_state(newest.state["session"][name]), name
