@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from analysis.arms import ArmResult, Comparison, compare_arms
 from analysis.checks import find_warnings
@@ -56,20 +55,15 @@ class Report:
         return f"{self.answer}\n\n{table}\n" + (f"\n{warnings}" if warnings else "")
 
 
-def compose_report(data: ExperimentData, spec: Path) -> Report:
-    """Give everything that the report of an experiment says.
-
-    Args:
-        data: of the experiment.
-        spec: the file that commands for unfinished runs launch.
-    """
+def compose_report(data: ExperimentData) -> Report:
+    """Give everything that the report of an experiment says."""
     comparisons = compare_arms(data)
     pictures, left_out = draw_figures(data, comparisons)
     returns = [tabulate_returns(comparison) for comparison in comparisons]
     sections = [
         Section("Returns", tables=tuple(returns)),
         Section("Figures", tuple(left_out), pictures=tuple(pictures)),
-        Section("Unfinished runs", tables=_keep_filled(tabulate_endings(data, spec), tabulate_stale(data))),
+        Section("Unfinished runs", tables=_keep_filled(tabulate_endings(data), tabulate_stale(data))),
         Section(
             "Cost",
             tuple(describe_resumes(data)),

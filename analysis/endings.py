@@ -20,14 +20,10 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def tabulate_endings(data: ExperimentData, spec: Path) -> Table:
-    """Give the planned runs that are not DONE, each with state, reason, last lines, log and command.
-
-    Args:
-        data: of the experiment.
-        spec: the file that the commands launch.
-    """
+def tabulate_endings(data: ExperimentData) -> Table:
+    """Give the planned runs that are not DONE, each with state, reason, last lines, log and command."""
     left = data.unique_runs[~is_done(data.unique_runs)]
+    launch = data.command or f"python run_experiment.py -e {shlex.quote(show_path(data.folder / 'spec.yaml'))} -g 0"
     rows = []
     records = []
     for row in left.to_dict("records"):
@@ -36,7 +32,7 @@ def tabulate_endings(data: ExperimentData, spec: Path) -> Table:
         exists = row["attempt"] > 0 and log.exists()
         words = " / ".join(read_last_lines(log, _LAST_LINES if row["state"] == State.FAILED else 1)) if exists else ""
         path = show_path(log) if exists else ""
-        command = give_command(State(row["state"]), show_path(spec), row["id"])
+        command = give_command(State(row["state"]), launch, row["id"])
         rows.append(
             (
                 Cell(row["label"]),
@@ -58,12 +54,11 @@ def tabulate_endings(data: ExperimentData, spec: Path) -> Table:
     )
 
 
-def give_command(state: State, spec: str, run_id: str) -> str:
+def give_command(state: State, launch: str, run_id: str) -> str:
     """Give the command that goes on with a run, ready to paste; nothing for one that is still running."""
-    command = f"python run_experiment.py -e {shlex.quote(spec)} -g 0"
     if state == State.FAILED:
-        return f"{command} --rerun {run_id}"
-    return "" if state == State.RUNNING else command
+        return f"{launch} --rerun {run_id}"
+    return "" if state == State.RUNNING else launch
 
 
 def show_path(path: Path) -> str:

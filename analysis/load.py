@@ -50,6 +50,7 @@ class ExperimentData:
             metrics of the row that were written as `nan`, `inf` or `-inf`.
         swept: the keys with more than one value over the plan, in the order of the settings.
         stale: id, label, state and folder of runs on disk that the plan doesn't name. They enter nothing else.
+        command: the last that launched the experiment, ready to paste; empty where `events.jsonl` doesn't say.
         environment: the contents of `env.json`, empty where it isn't there.
         warnings: what was odd about the files, as sentences.
     """
@@ -61,6 +62,7 @@ class ExperimentData:
     metrics: pd.DataFrame
     swept: list[str]
     stale: pd.DataFrame
+    command: str
     environment: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -98,6 +100,7 @@ def load_runs(experiment_dir: Path | str) -> ExperimentData:
         metrics=_build_metrics([(run_id, row) for run_id, (_, log) in files.items() for row in log.rows]),
         swept=find_swept([combination.settings for combination in plan]),
         stale=_list_stale(folder, {combination.id for combination in plan}),
+        command=_read_command(folder / "events.jsonl"),
         environment=read_json(folder / "env.json") or {},
         warnings=tuple(warnings),
     )
@@ -178,6 +181,22 @@ def _read_description(spec: Path) -> str:
     meta_data = data.get("meta_data") if isinstance(data, dict) else None
     description = meta_data.get("description") if isinstance(meta_data, dict) else None
     return description if isinstance(description, str) else ""
+
+
+def _read_command(events: Path) -> str:
+    """Give the `command` of the last event `launched`."""
+    try:
+        lines = events.read_bytes().splitlines()
+    except FileNotFoundError:
+        return ""
+    for line in reversed([line for line in lines if b'"launched"' in line]):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "launched" and isinstance(event.get("command"), str):
+            return str(event["command"])
+    return ""
 
 
 def canonical(value: object) -> str:

@@ -45,9 +45,7 @@ class ReportPaths:
     text: str
 
 
-def write_report(
-    experiment_dir: Path | str, spec: Path | str | None = None, patience_s: float = LOCK_PATIENCE_S
-) -> ReportPaths:
+def write_report(experiment_dir: Path | str, patience_s: float = LOCK_PATIENCE_S) -> ReportPaths:
     """Write `report/` of an experiment anew, whatever state its runs are in.
 
     The same files give the same bytes. Each file is replaced in one piece; a lock keeps two writers apart, and the
@@ -55,7 +53,6 @@ def write_report(
 
     Args:
         experiment_dir: `logs/<exp_name>`.
-        spec: the file named in commands for unfinished runs; the experiment's own `spec.yaml` unless given.
         patience_s: how long to wait for another writer.
 
     Raises:
@@ -68,8 +65,7 @@ def write_report(
     target = folder / "report"
     target.mkdir(exist_ok=True)
     with _hold_lock(target / ".lock", patience_s):
-        data = load_runs(folder)
-        report = compose_report(data, Path(spec) if spec is not None else folder / "spec.yaml")
+        report = compose_report(load_runs(folder))
         files = render_files(report)
         _replace_files(target, files)
     return ReportPaths(
@@ -119,10 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report and print what it says in short. Gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Write the report of an experiment.")
     parser.add_argument("experiment", type=Path, help="its folder, logs/<exp_name>")
-    parser.add_argument("--spec", type=Path, help="the spec to name in commands (default: the folder's own copy)")
     chosen = parser.parse_args(arguments)
     try:
-        paths = write_report(chosen.experiment, chosen.spec)
+        paths = write_report(chosen.experiment)
     except ExperimentError as error:
         sys.stderr.write(f"{error}\n")
         return 2

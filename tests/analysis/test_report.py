@@ -4,6 +4,7 @@ import csv
 import html.parser
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from analysis.load import ExperimentError
 from analysis.report import MANIFEST, ReportBusyError, main, write_report
+from experiment.files import append_event
 from experiment.locks import acquire_lock
 
 
@@ -112,15 +114,31 @@ def test_every_row_of_the_markdown_has_as_many_cells_as_its_head(mixed: Any) -> 
 
 
 def test_an_unfinished_run_has_its_last_words_its_log_and_a_command_to_paste(mixed: Any) -> None:
-    write_report(mixed.folder, spec="exp_specs/my sweep.yaml")
-    with (mixed.folder / "report" / "unfinished.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    row = read_unfinished(mixed.folder)
     assert (row["state"], row["reason"]) == ("FAILED", "error")
     assert row["last_lines"] == "Traceback: / 90% / ValueError: <img src=x> | bad"
     assert Path(row["console"]).read_text().startswith("start")
-    command = row["command"].split(" -e ")
-    assert command[0] == "python run_experiment.py"
-    assert command[1].endswith(f"exp_specs/my sweep.yaml' -g 0 --rerun {row['id']}")
+    words = shlex.split(row["command"])
+    assert Path(words[3]) == mixed.folder / "spec.yaml"
+    assert [*words[:3], *words[4:]] == ["python", "run_experiment.py", "-e", "-g", "0", "--rerun", row["id"]]
+
+
+def test_the_command_that_launched_last_is_the_one_to_paste(mixed: Any) -> None:
+    events = mixed.folder / "events.jsonl"
+    append_event(events, "launched", command="python run_experiment.py -e old.yaml -g 0")
+    append_event(events, "launched", command="python run_experiment.py -e 'my sweep.yaml' -g 0,1 -j 4")
+    append_event(events, "left", exit_code=1)
+    with events.open("a") as file:
+        file.write('{"event": "launched", "comm')
+    row = read_unfinished(mixed.folder)
+    assert row["command"] == f"python run_experiment.py -e 'my sweep.yaml' -g 0,1 -j 4 --rerun {row['id']}"
+
+
+def read_unfinished(folder: Path) -> dict[str, str]:
+    write_report(folder)
+    with (folder / "report" / "unfinished.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    return row
 
 
 def test_resumes_are_counted_and_new_episodes_named(mixed: Any) -> None:
