@@ -57,6 +57,14 @@ def read_meta_data(settings: Settings, spec_path: Path, section: Mark, problems:
     return _MetaReader(settings, section, problems).read(spec_path)
 
 
+def is_file(path: Path) -> bool:
+    """Say whether a file is there; a path that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def find_template_keys(template: str) -> list[str]:
     """Give the keys that a `job_name` such as `run_{seed}_{optimizer.lr}` asks for."""
     return _FIELD.findall(template)
@@ -105,7 +113,7 @@ class _MetaReader:
             num_workers=self._read_num_workers(),
             imports=self._read_imports(),
             job_name=self._take_text("job_name") or None,
-            runs_trainer=Path(script).resolve() == Path(TRAINING_SCRIPT).resolve(),
+            runs_trainer=script == TRAINING_SCRIPT or (is_file(Path(script)) and _is_trainer(script)),
         )
 
     def _refuse(self, key: str, message: str) -> None:
@@ -140,7 +148,7 @@ class _MetaReader:
         if script is None:
             script = TRAINING_SCRIPT
         script = os.path.normpath(script) if script else script
-        if script and Path(script).is_file():
+        if is_file(Path(script)):
             return script
         if "script_path" in self._settings:
             near = [path.name for path in Path().glob("*.py")]
@@ -174,6 +182,10 @@ class _MetaReader:
                 example = "; write package.module" if "/" in str(name) or str(name).endswith(".py") else ""
                 self._problems.append(mark.problem(f"imports: {show_value(name)} is not a module's name{example}"))
         return tuple(str(name) for name in names)
+
+
+def _is_trainer(script: str) -> bool:
+    return os.path.realpath(script) == os.path.realpath(TRAINING_SCRIPT)
 
 
 def _explain_unknown_key(key: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from experiment.assignments import parse_assignments
 from experiment.layers import lay_over, override
 from experiment.loader import Mark, load_yaml
-from experiment.metadata import MetaData, find_template_problems, read_meta_data
+from experiment.metadata import MetaData, find_template_problems, is_file, read_meta_data
 from experiment.problems import Problem, SpecError, suggest
 from experiment.scalars import show_value
 from experiment.sections import META_KEYS, Point, Sections, Setting, read_sections
@@ -134,11 +134,11 @@ def _read_chain(path: Path, files: list[Path], problems: list[Problem]) -> Secti
 
 
 def _find_base(path: Path, extends: Setting, files: Sequence[Path], problems: list[Problem]) -> Path | None:
-    if not isinstance(extends.value, str) or not extends.value or "\0" in extends.value:
+    if not isinstance(extends.value, str) or not extends.value:
         problems.append(extends.at.problem(f"extends must be the path of a spec, got {show_value(extends.value)}"))
         return None
     base = path.parent / extends.value
-    if not base.is_file():
+    if not is_file(base):
         near = [entry.name for entry in path.parent.glob("*.y*ml")]
         problems.append(extends.at.problem(f"the base spec {str(base)!r} is not there{suggest(extends.value, near)}"))
         return None

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from experiment.identity import CheckedConfig
 from experiment.plan import plan_runs
@@ -122,12 +124,12 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("base.yaml").write_text(HEAD)
 
 
-def build_config(settings: Mapping[str, Any]) -> CheckedConfig:
-    name = settings.get("algorithm_name")
+def build_config(values: Mapping[str, Any]) -> CheckedConfig:
+    name = values.get("algorithm_name")
     if name != "ddpg":
         message = f"there is no trainer {name!r}{suggest(str(name), ['ddpg'])}"
         raise SettingsError([Fault(("algorithm_name",), message)])
-    return DDPGConfig.from_settings(settings)
+    return DDPGConfig.from_settings(values)
 
 
 def find_problems(text: str) -> list[str]:
@@ -209,6 +211,50 @@ def test_a_typo_inside_an_override_points_at_the_override() -> None:
     assert str(caught.value) == (
         "-o lr=1e-3: unknown key 'lr'; did you mean 'learning_rate'?\n-o tau=7: tau must be <= 1, got 7"
     )
+
+
+RICH = """\
+meta_data: {exp_name: rich, num_workers: 2, imports: [a.b], job_name: 'r_{seed}'}
+constants: &c
+  algorithm_name: ddpg
+  env_name: Pendulum-v1
+  env_kwargs: {g: 9.8, h: {i: [1, 2]}}
+variables:
+  seed: [1, 2, 3]
+  learning_rate: [1e-4, 3e-4]
+  hidden_dims: [[64], [64, 64]]
+cases:
+  - {batch_size: 64, tau: 0.1}
+  - batch_size: 128
+    noise_type: ou
+exclude:
+  - {seed: 1, tau: 0.1}
+"""
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_slip_of_the_pen_leads_to_anything_but_a_plan_or_problems(data: st.DataObject) -> None:
+    text = RICH
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text) - 1))
+        end = start + data.draw(st.integers(0, 12))
+        text = text[:start] + data.draw(st.text(" \n\t:-[]{},.&*!'0a\0é", max_size=4)) + text[end:]
+    Path("sweep.yaml").write_text(text)
+    try:
+        runs = plan_runs(load_spec(Path("sweep.yaml")), Path("logs"), build_config).runs
+    except SpecError as error:
+        placed = [problem.file == "sweep.yaml" for problem in error.problems if "more" not in problem.message]
+    else:
+        placed = [run.folder.parent.parent == Path("logs") for run in runs]
+    assert all(placed)
+
+
+@pytest.mark.parametrize("path", ['"a\\0b"', "x" * 5000, '""', "."])
+@pytest.mark.parametrize("key", ["script_path", "extends"])
+def test_a_path_that_is_none_is_refused(key: str, path: str) -> None:
+    (problem,) = find_problems(f"meta_data: {{{key}: {path}}}\n" + HEAD)
+    assert problem.startswith(f"sweep.yaml:1:{len(key) + 15}: ")
 
 
 def test_the_table_has_the_kinds_that_it_should() -> None:
