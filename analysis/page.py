@@ -10,8 +10,11 @@ from analysis.contents import Report, Section
 from analysis.figures import Picture
 from analysis.tables import Cell, Table
 
-FOLDED_IDS = 3
+FOLDED_IDS = 1
 """So many run ids are written out in a cell; longer lists fold away."""
+
+LONG_CODE = 40
+"""Paths and commands from this length on get a wide column."""
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1c1e21; --dim: #5c6370; --paper: #ffffff; --line: #d9dce1; --head: #f3f4f6;
@@ -25,7 +28,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p, li { max-width: 50rem; overflow-wrap: anywhere; }
-.answer { font-size: 1.12rem; font-weight: 600; }
+.answer { font-size: 1.06rem; font-weight: 600; }
 .note, figcaption { color: var(--dim); font-size: .87rem; margin: .3rem 0; }
 .warnings { background: var(--warn); border-left: 4px solid var(--warn-line); margin: 1rem 0; padding: .5rem 1rem; }
 .warnings ul { margin: .2rem 0; padding-left: 1.1rem; }
@@ -37,12 +40,14 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .7rem; border-bo
 th { background: var(--head); font-weight: 600; min-width: 4.5rem; }
 td { min-width: 3rem; max-width: 30rem; overflow-wrap: break-word; }
 td.number { white-space: nowrap; }
+td.long { min-width: 17rem; }
 tr.best td { background: var(--best); }
 code { font: .92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 figure { margin: 0; }
 .figures { display: grid; gap: 1.4rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
 img { display: block; width: 100%; max-width: 36rem; height: auto; background: #fff; border-radius: 4px; }
-summary { cursor: pointer; }
+summary { cursor: pointer; white-space: nowrap; }
+code.id { white-space: nowrap; }
 """
 
 
@@ -118,12 +123,14 @@ def _render_cell(cell: Cell) -> str:
         text = f"<code>{text}</code>"
     if cell.strong:
         text = f"<strong>{text}</strong>"
+    if cell.code and len(cell.text) > LONG_CODE:
+        return f'<td class="long">{text}</td>'
     style = ' class="number"' if len(cell.text) < 32 and any(sign.isdigit() for sign in cell.text) else ""
     return f"<td{style}>{text}</td>"
 
 
 def _render_ids(ids: tuple[str, ...]) -> str:
-    listed = " ".join(f"<code>{escape(run_id)}</code>" for run_id in ids)
+    listed = " ".join(f'<code class="id">{escape(run_id)}</code>' for run_id in ids)
     if len(ids) <= FOLDED_IDS:
         return listed
     return f"<details><summary>{len(ids)} runs</summary>{listed}</details>"
@@ -135,5 +142,5 @@ def _render_picture(picture: Picture) -> str:
     return (
         f'<figure><h3>{escape(picture.title)}</h3><img alt="{escape(picture.title)}" '
         f'src="data:image/png;base64,{data}"><figcaption>{notes}'
-        f"<p>Runs: {_render_ids(picture.runs)}</p></figcaption></figure>"
+        f"<div>{_render_ids(picture.runs)}</div></figcaption></figure>"
     )
