@@ -53,9 +53,10 @@ def find_trainer(settings: Mapping[str, Any]) -> TrainerEntry:
     if name is None:
         raise SettingsError([Fault(("algorithm_name",), f"algorithm_name is missing; trainers here: {there}")])
     if name not in table:
-        hint = suggest(str(name), table)
-        meant = f" (which the key 'diffusion' stands for{hint})" if key == "diffusion" else hint
-        raise SettingsError([Fault((key,), f"there is no trainer {name!r} here{meant}; trainers here: {there}")])
+        stands = (
+            "the key 'diffusion' stands for a trainer that is not here: " if key == "diffusion" else "no trainer is "
+        )
+        raise SettingsError([Fault((key,), f"{stands}{name!r}{suggest(str(name), table)}; trainers here: {there}")])
     return table[name]
 
 

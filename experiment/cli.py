@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def main(words: Sequence[str], build_config: BuildConfig, list_gpus: ListGpus | 
         return BAD_USAGE
     except OSError as error:
         print(f"{error.filename or args.log_root}: {error.strerror or error}", file=sys.stderr)
-        return FAILED
+        return FAILED if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else BAD_USAGE
     except KeyboardInterrupt:
         print("Stopped before anything was started.", file=sys.stderr)
         return 130

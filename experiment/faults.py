@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Literal
 
 from experiment.grid import Combination, locate
 from experiment.loader import Mark
@@ -55,8 +54,7 @@ class FaultList:
 
 def find_place(spec: ExperimentSpec, combination: Combination, fault: Fault) -> Mark:
     """Give the place of the first of a fault's keys that the spec has; of a missing key, where it could go."""
-    part: Literal["key", "value"] = "key" if fault.message.startswith("unknown key") else "value"
     for key in fault.keys:
-        if mark := locate(spec, combination, key, part):
+        if mark := locate(spec, combination, key, fault.about):
             return mark
     return spec.sections.places.get("constants") or Mark(str(spec.path), 1, 1)

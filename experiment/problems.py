@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class SpecError(ValueError):
 class Fault:
     """One thing wrong with settings, before it is known where they were written.
 
-    `keys` are dotted; the first is the one to point at. `message` names keys and values itself:
-    `learning_rate must be > 0, got -0.001`.
+    `keys` are dotted; the first is the one to point at, at itself or at its value as `about` says. `message` names keys
+    and values itself: `learning_rate must be > 0, got -0.001`.
     """
 
     keys: tuple[str, ...]
     message: str
+    about: Literal["key", "value"] = "value"
 
 
 class SettingsError(ValueError):

@@ -12,6 +12,7 @@ from experiment.assignments import parse_assignments
 from experiment.faults import find_place
 from experiment.grid import Combination, count_combinations, expand_grid, make_label
 from experiment.loader import Document, load_yaml
+from experiment.plan import nest_settings
 from experiment.problems import Fault, Problem, SpecError
 from experiment.run import Run
 from experiment.spec import ExperimentSpec, load_spec
@@ -77,19 +78,21 @@ def _locate_in_spec(spec: ExperimentSpec, combination: Combination, fault: Fault
 
 def _read_flat(source: tuple[Path, Document] | None, flags: Sequence[str]) -> SingleRun:
     problems: list[Problem] = []
-    given = parse_assignments("--", flags, problems)
+    given = parse_assignments("--key", flags, problems)
     settings: dict[str, Any] = {}
     home = None
     if source is not None:
         file, document = source
-        if not isinstance(document.data, dict):
-            problems.append(Problem("a run's settings are a mapping of keys to values", str(file), 1, 1))
+        if isinstance(document.data, dict):
+            settings = nest_settings(document.data)
         else:
-            settings = dict(document.data)
+            problems.append(Problem("a run's settings are a mapping of keys to values", str(file), 1, 1))
         home = _find_home(file)
+    for key, setting in given.items():
+        if not _put(settings, key, setting.value):
+            problems.append(Problem(f"--{key}: {key.rpartition('.')[0]} holds no keys of its own"))
     if problems:
         raise SpecError(problems)
-    settings |= {key: setting.value for key, setting in given.items()}
 
     def locate(fault: Fault) -> Problem:
         key = fault.keys[0]
@@ -99,6 +102,19 @@ def _read_flat(source: tuple[Path, Document] | None, flags: Sequence[str]) -> Si
         return Problem(fault.message) if mark is None else mark.problem(fault.message)
 
     return SingleRun(settings, locate, home=home)
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> bool:
+    """Set a dotted key in nested settings, in copies of what it goes through; False where there is no way through."""
+    parent, _, rest = key.partition(".")
+    if not rest:
+        settings[parent] = value
+        return True
+    inner = settings.get(parent, {})
+    if not isinstance(inner, dict):
+        return False
+    settings[parent] = dict(inner)
+    return _put(settings[parent], rest, value)
 
 
 def _find_home(file: Path) -> Run | None:

@@ -68,12 +68,13 @@ def run_sweep(
         rerun_command=lambda run: f"{repeat_command(args)} --rerun {run.id}",
     )
     view = open_view(args.plain, totals)
-    append_event(experiment_dir / "events.jsonl", "launched", runs=len(plan.runs), jobs=jobs, code_version=version)
+    events = experiment_dir / "events.jsonl"
+    append_event(events, "launched", runs=len(plan.runs), jobs=jobs, code_version=version, command=repeat_command(args))
     try:
         result = launch_runs(plan.runs, LocalEngine(limits, version), devices, request, view)
     finally:
         view.close()
-    append_event(experiment_dir / "events.jsonl", "left", exit_code=result.exit_code)
+    append_event(events, "left", exit_code=result.exit_code)
     sum_up(result, plan, args)
     if not args.no_report and spec.meta.runs_trainer:
         write_report(experiment_dir)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from experiment.identity import hash_identity
+from experiment.plan import nest_settings
 from experiment.problems import Fault, SettingsError, suggest
 
 
@@ -150,7 +151,7 @@ class TrainerConfig(BaseModel):
             SettingsError: with every fault, each naming its key, its value and the likely right one.
         """
         try:
-            config = cls.model_validate(nest(settings))
+            config = cls.model_validate(nest_settings(settings))
         except pydantic.ValidationError as error:
             faults = [_to_fault(detail, cls) for detail in error.errors(include_url=False, include_context=True)]
             raise SettingsError(faults) from None
@@ -178,21 +179,6 @@ def _is_marked(field: pydantic.fields.FieldInfo, mark: str, value: bool) -> bool
     return isinstance(extra, dict) and extra.get(mark) is value
 
 
-def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested mappings: `{"a.b": 1}` becomes `{"a": {"b": 1}}`."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        if "." not in key:
-            nested[key] = value
-            continue
-        *parents, leaf = key.split(".")
-        here = nested
-        for parent in parents:
-            here = here.setdefault(parent, {})
-        here[leaf] = value
-    return nested
-
-
 _LIMITS = {
     "greater_than": ("gt", ">"),
     "greater_than_equal": ("ge", ">="),
@@ -213,11 +199,11 @@ _TYPES = {
 
 def _to_fault(detail: ErrorDetails, config_class: type[TrainerConfig]) -> Fault:
     """Say a pydantic error in the words of the spec: key, what is wanted, what is there."""
-    key = ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and part in config_class.model_fields)
-    key = key or ".".join(str(part) for part in detail["loc"])
+    # Of a list's item, and of a choice between types, the place goes on with an index or a type's name.
+    key = str(detail["loc"][0])
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return Fault((key,), f"unknown key {key!r}{hint_for_key(key, config_class)}")
+        return Fault((key,), f"unknown key {key!r}{hint_for_key(key, config_class)}", about="key")
     if kind == "missing":
         return Fault((key,), f"the key {key!r} is missing")
     if kind in _LIMITS:

@@ -1,0 +1,315 @@
+"""The command as a user types it."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiment.cli import main
+from experiment.devices import Gpu
+from experiment.loader import load_yaml
+from run_experiment import build_config
+
+ROOT = Path(__file__).parents[2]
+RUNNER = str(ROOT / "run_experiment.py")
+DDPG = (
+    "constants: {algorithm_name: ddpg, env_name: Pendulum-v1, max_timesteps: 40, learning_starts: 10, batch_size: 8}\n"
+)
+
+
+def run(
+    folder: Path, *words: str, expect: int = 0, limits: Sequence[tuple[int, int]] = ()
+) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        for name, value in limits:
+            resource.setrlimit(name, (value, value))
+
+    answer = subprocess.run(
+        [sys.executable, RUNNER, *words], cwd=folder, capture_output=True, text=True, timeout=240, preexec_fn=limit
+    )
+    assert answer.returncode == expect, answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr
+    return answer
+
+
+def write_work(folder: Path, code: str, variables: str = "index: [0, 1, 2]") -> None:
+    (folder / "work.py").write_text(code)
+    (folder / "spec.yaml").write_text(f"meta_data: {{script_path: work.py}}\nvariables:\n  {variables}\n")
+
+
+def read_endings(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("logs/*/*/attempts/*/exit.json"))]
+
+
+def test_help_answers_at_once() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = subprocess.run([sys.executable, RUNNER, "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "--rerun" in answer.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.2
+
+
+def test_the_runner_never_imports_torch_numpy_or_pandas(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(DDPG)
+    code = (
+        "import sys; from run_experiment import build_config; from experiment.cli import main;"
+        "main(['-e', 'spec.yaml', '-n', '--no-count'], build_config); import experiment.sweep;"
+        "print(sorted({'torch', 'numpy', 'pandas', 'gymnasium', 'matplotlib'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert answer.stdout.splitlines()[-1] == "[]", answer.stderr
+
+
+def test_learning_rates_in_the_published_style_reach_train_py_as_floats(tmp_path: Path) -> None:
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    (tmp_path / "spec.yaml").write_text(DDPG + "variables:\n  learning_rate: [1e-4, 3e-4, 1e-3]\n")
+    shown = run(tmp_path, "-e", "spec.yaml", "-n", "--json")
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [row["settings"]["learning_rate"] for row in rows] == [1e-4, 3e-4, 1e-3]
+    assert {row["status"] for row in rows} == {"PENDING"}
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "-j", "2", "--plain")
+    for row, rate in zip(rows, [1e-4, 3e-4, 1e-3], strict=True):
+        (folder,) = tmp_path.glob(f"logs/spec/*__{row['id']}")
+        written = load_yaml(folder / "config.yaml").data["learning_rate"]
+        assert isinstance(written, float)
+        assert written == rate
+        assert json.loads((folder / "exit.json").read_text())["ok"]
+    assert (tmp_path / "logs/spec/report/report.html").exists()
+
+
+def test_the_published_example_is_read_and_its_missing_trainer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    (tmp_path / "example.yaml").write_text(
+        'meta_data:\n  script_path: "train.py"\nconstants:\n  diffusion: "models.DiffusionRL"\n'
+        '  loader: "datasets.VAESequenceDataset"\n  vae_latent_dim: 64\n  online_training: false\n'
+        "variables:\n  seed: [100, 200, 300]\n  online_training: [false, true]\n"
+        "  rl_learning_rate: [1e-4, 3e-4, 1e-3]\n"
+    )
+    answer = run(tmp_path, "-e", "example.yaml", "-g", "0", expect=2)
+    assert answer.stderr.startswith("example.yaml:4:14: ")
+    assert "'vae_diffusion_rl'" in answer.stderr
+    assert "trainers here: ddpg" in answer.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_misspelt_environment_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    (tmp_path / "spec.yaml").write_text(DDPG.replace("Pendulum-v1", "Pendulm-v1"))
+    answer = run(tmp_path, "-e", "spec.yaml", expect=2)
+    assert answer.stderr.startswith("spec.yaml:1:45: env_name")
+    assert "did you mean 'Pendulum-v1'?" in answer.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_bad_value_is_told_with_its_place_and_how_many_runs_have_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    (tmp_path / "spec.yaml").write_text(DDPG + "variables:\n  learning_rate: [1e-3, -1e-3]\n  seed: [1, 2, 3]\n")
+    started = time.monotonic()
+    answer = run(tmp_path, "-e", "spec.yaml", expect=2)
+    assert answer.stderr == "spec.yaml:3:25: learning_rate must be > 0, got -0.001 (3 of 6 runs)\n"
+    assert time.monotonic() - started < 10
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_failing_child_makes_the_sweep_fail_truthfully(tmp_path: Path) -> None:
+    write_work(
+        tmp_path, "import sys; config = open(sys.argv[2]).read()\nif 'index: 1' in config: raise ValueError('boom')\n"
+    )
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", expect=1)
+    assert "FAILED  index=1 (error): ValueError: boom" in answer.stdout
+    assert "2 done, 1 failed" in answer.stdout
+    again = next(line for line in answer.stdout.splitlines() if "again:" in line).split("again: ")[1]
+    assert again.startswith("python run_experiment.py -e spec.yaml -g cpu --rerun ")
+    second = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", expect=1)
+    assert "1 failed before" in second.stdout
+    run(tmp_path, *again.split()[2:], "--plain", expect=1)
+    assert len(read_endings(tmp_path)) == 4
+
+
+def test_a_sweep_whose_first_runs_all_fail_alike_is_stopped(tmp_path: Path) -> None:
+    write_work(tmp_path, "raise ValueError('boom')", "index: [0, 1, 2, 3, 4, 5, 6]")
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "-j", "1", "--plain", expect=4)
+    assert "all failed alike (ValueError: boom)" in answer.stdout
+    assert len(read_endings(tmp_path)) == 5
+
+
+def test_a_foreign_script_gets_its_config_its_device_and_its_folder(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nassert sys.argv[1] == '-e' and sys.argv[3:] == ['-g', '-1'], sys.argv\n"
+        "assert os.environ['CUDA_DEVICE_ORDER'] == 'PCI_BUS_ID'\n"
+        "assert sys.argv[2] == os.path.relpath(os.environ['GRIDPILOT_RUN_DIR'] + '/config.yaml')\n"
+    )
+    write_work(tmp_path, code)
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    assert "work.py is not ours: its settings are passed on unchecked" in answer.stdout
+
+
+def test_two_launches_at_the_same_moment_share_the_work(tmp_path: Path) -> None:
+    write_work(tmp_path, "open('truth.log', 'a').write('END\\n')", "index: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]")
+    words = [sys.executable, RUNNER, "-e", "spec.yaml", "-g", "cpu", "-j", "2", "--plain"]
+    runners = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [runner.communicate(timeout=120)[0] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0]
+    assert all("12 done" in output for output in outputs)
+    assert (tmp_path / "truth.log").read_text() == "END\n" * 12
+    assert all(ending["attempt"] == 1 for ending in read_endings(tmp_path))
+
+
+def test_a_longer_list_runs_only_the_new_runs(tmp_path: Path) -> None:
+    write_work(tmp_path, "open('truth.log', 'a').write('END\\n')", "index: [0, 1]")
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    write_work(tmp_path, (tmp_path / "work.py").read_text(), "index: [0, 1, 2]")
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    assert "3 runs: 2 done, 1 to run" in answer.stdout
+    assert (tmp_path / "truth.log").read_text() == "END\n" * 3
+
+
+def test_a_vanished_gpu_is_exit_code_three_and_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_work(tmp_path, "0")
+    gpus = [Gpu(0, 0, "GPU-0", "A100", 1)]
+    assert main(["-e", "spec.yaml", "-g", "1"], build_config, lambda: gpus) == 3
+    assert capsys.readouterr().err == "-g 1: there is no GPU 1 here; there are 0 (A100)\n"
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_gpu_that_dies_under_its_run_ends_the_sweep_with_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_work(tmp_path, "import sys; print('no CUDA device'); sys.exit(3)")
+    gpus = [Gpu(0, 0, "GPU-0", "A100", 1)]
+    assert main(["-e", "spec.yaml", "-g", "0", "--plain"], build_config, lambda: gpus) == 3
+    assert "device 0 is gone: no CUDA device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-e", "missing.yaml"], "missing.yaml: there is no such file"),
+        (["-e", "spec.yaml", "-o", "nonsense"], "-o takes key=value"),
+        (["-e", "spec.yaml", "--only", "index=9"], "index"),
+        (["-e", "spec.yaml", "--rerun", "ffff"], "ffff"),
+        (["-e", "spec.yaml", "-g", "x"], "-g x"),
+        (["-e", "spec.yaml", "-j", "0"], "'0' is not a whole number of at least 1"),
+        (["-e", "spec.yaml", "--timeout", "soon"], "'soon' is no duration"),
+        (["-e", "spec.yaml", "--log-root", "work.py"], "work.py"),
+        (["status", "-e", "spec.yaml"], "holds no experiment"),
+        (["logs", "ffff"], "no run has the id 'ffff'"),
+        ([], "give a spec"),
+    ],
+)
+def test_wrong_usage_starts_nothing(tmp_path: Path, words: list[str], message: str) -> None:
+    write_work(tmp_path, "0")
+    answer = run(tmp_path, *words, expect=2)
+    assert message in answer.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_missing_script_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("meta_data: {script_path: trian.py}\nvariables: {seed: [1]}\n")
+    answer = run(tmp_path, "-e", "spec.yaml", expect=2)
+    assert answer.stderr.startswith("spec.yaml:1:26: ")
+    assert "trian.py" in answer.stderr
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    settings = "max_timesteps: 400, learning_starts: 50, batch_size: 8, save_freq: 100, log_freq: 50, keep_replay: true"
+    (tmp_path / "spec.yaml").write_text(
+        f"constants: {{algorithm_name: ddpg, env_name: Pendulum-v1, hidden_dims: [64, 64], {settings}}}\n"
+    )
+    # A limit on the size of files fails as a full disk does, in every process, checkpoints first.
+    limit = [(resource.RLIMIT_FSIZE, 60_000)]
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", "--no-report", expect=1, limits=limit)
+    assert "FAILED  ddpg (error)" in answer.stdout
+    assert "File too large" in answer.stdout
+    (run_dir,) = tmp_path.glob("logs/spec/ddpg__*")
+    assert not list(run_dir.rglob("*.tmp"))
+    rows = (run_dir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["step"] in (40, 50)
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", "--no-report", "--rerun", "failed")
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 400
+
+
+def test_status_tells_from_another_terminal(tmp_path: Path) -> None:
+    write_work(tmp_path, "import sys\nif 'index: 1' in open(sys.argv[2]).read(): sys.exit('broken')\n")
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", expect=1)
+    rows = [json.loads(line) for line in run(tmp_path, "status", "-e", "spec.yaml", "--json").stdout.splitlines()]
+    assert [row["status"] for row in rows] == ["DONE", "FAILED", "DONE"]
+    text = run(tmp_path, "status", "-e", "logs/spec").stdout
+    assert "2 DONE, 1 FAILED" in text
+    assert "broken" in text
+    assert "broken" in run(tmp_path, "logs", rows[1]["id"][:6]).stdout
+
+
+def test_stop_lets_runs_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\nmark = os.environ['GRIDPILOT_RUN_DIR'] + '/seen'\n"
+        "if os.path.exists(mark): sys.exit(0)\nopen(mark, 'w').close()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\nprint('ready', flush=True)\nsignal.pause()\n"
+    )
+    write_work(tmp_path, code)
+    words = [sys.executable, RUNNER, "-e", "spec.yaml", "-g", "cpu", "-j", "1", "--plain"]
+    runner = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any("ready" in path.read_text() for path in tmp_path.glob("logs/spec/*/attempts/001/console.log")):
+        assert time.monotonic() < deadline
+        try:
+            runner.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+    assert "STOPPED" in run(tmp_path, "stop", "-e", "spec.yaml").stdout
+    output, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 75
+    assert "1 stopped, 2 not started; the same command goes on" in output
+    (tmp_path / "work.py").write_text("0")
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+
+
+def test_overrides_make_a_spec_file_that_says_what_was_run(tmp_path: Path) -> None:
+    write_work(tmp_path, "0")
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", "-o", "index=[7, 8]", "-o", "note='1e-4'")
+    written = tmp_path / "again.yaml"
+    written.write_text((tmp_path / "logs/spec/spec.yaml").read_text())
+    first = run(tmp_path, "-e", "spec.yaml", "-o", "index=[7, 8]", "-o", "note='1e-4'", "-n", "--json").stdout
+    second = run(tmp_path, "-e", "again.yaml", "-n", "--json").stdout
+    assert first == second
+    assert '"status": "DONE"' in first
+
+
+def test_a_hundred_thousand_combinations_are_shown_with_flat_memory(tmp_path: Path) -> None:
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    seeds, taus = list(range(1000)), [index / 1000 for index in range(1, 101)]
+    (tmp_path / "spec.yaml").write_text(f"{DDPG}variables:\n  seed: {seeds}\n  tau: {taus}\n")
+    code = (
+        "import resource, sys; from run_experiment import build_config; from experiment.cli import main;"
+        "code = main(['-e', 'spec.yaml', '-n', '--no-count'], build_config);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    assert lines[-2].startswith("100000 runs: 100000 PENDING")
+    assert int(lines[-1]) < 120
