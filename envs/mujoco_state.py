@@ -75,8 +75,7 @@ def write_mujoco(data: Any, state: dict[str, Any], path: str) -> None:
     for name, fields in state["model_structs"].items():
         _write_struct(getattr(model, name), fields)
     mujoco.mj_setState(model, data, state["integration"], integration)
-    mujoco.mj_forward(model, data)  # makes room for the contacts, and moves the solver's starting point ...
-    mujoco.mj_setState(model, data, state["integration"], integration)  # ... which this puts back
+    mujoco.mj_forward(model, data)  # makes room for the contacts; what it moves is put back next
     _copy_agreeing(list_arrays(data), state["data"])
     _copy_agreeing(list_arrays(data.contact), state["contact"])
     for name, value in state["flags"].items():

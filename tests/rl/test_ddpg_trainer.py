@@ -86,6 +86,16 @@ def test_the_observation_after_an_episode_is_stored_and_not_the_next_start(small
     assert obs[10].argmax() == 0
 
 
+def test_noise_starts_anew_with_every_episode(small_trainer: BuildTrainer) -> None:
+    trainer = small_trainer(env_name="Clock-v0", noise_type="ou", learning_starts=0)
+    run_steps(trainer, 5)
+    trainer._noise._noise += 1_000
+    run_steps(trainer, 5)
+    assert np.abs(trainer._noise._noise).min() > 100
+    run_steps(trainer, 1)
+    assert np.abs(trainer._noise._noise).max() < 1
+
+
 def test_the_buffer_is_no_longer_than_the_run(small_trainer: BuildTrainer) -> None:
     assert small_trainer(max_timesteps=300).state_dict()["buffer"]["rows"].capacity == 300
     assert small_trainer(buffer_size=100).state_dict()["buffer"]["rows"].capacity == 100
