@@ -16,7 +16,7 @@ from experiment.engines.local import Handle, LocalEngine, Work, last_lines
 from experiment.files import append_event
 from experiment.progress import Tally, View, read_progress
 from experiment.run import Run, RunStatus, State
-from experiment.schedule import Ending, Slot, Verdict, decide_after, is_hopeless, make_slots
+from experiment.schedule import Ending, Slot, Verdict, count_retries, decide_after, is_hopeless, make_slots
 
 TICK_S = 1.0
 SIGNAL_EXITS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -187,7 +187,7 @@ class Launcher:
     def _conclude(self, handle: Handle, slot: Slot, ending: Ending) -> None:
         """Decide what the end of an attempt means, and give its place to the next run."""
         run = handle.run
-        left = self.request.retries - self.retried[run.id]
+        left = count_retries(ending, self.request.retries) - self.retried[run.id]
         verdict = decide_after(ending, left, self.stop_code is not None)
         append_event(
             run.events_path, "ended", run.id, attempt=handle.attempt, reason=ending.reason, verdict=verdict.value

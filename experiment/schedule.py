@@ -46,7 +46,7 @@ def decide_after(ending: Ending, retries_left: int, stopping: bool) -> Verdict:
     """Say what becomes of a run whose attempt ended so.
 
     Settings that were refused (`config`) are never tried again. A vanished device (exit code 3) costs no retry: the run
-    moves to another one.
+    moves to another one. See `count_retries` for what an ending grants.
     """
     if ending.reason == "ok":
         return Verdict.DONE
@@ -61,7 +61,18 @@ def decide_after(ending: Ending, retries_left: int, stopping: bool) -> Verdict:
     return Verdict.FAILED
 
 
+def count_retries(ending: Ending, asked: int) -> int:
+    """Give how often a run may be tried again after such an ending: as asked for, but killed from outside, some times.
+
+    SIGKILL, or the death of its supervisor, says nothing against a run: it goes on from its checkpoint.
+    """
+    killed = ending.reason == "lost" or ending.returncode == KILLED
+    return max(asked, RESUMES_AFTER_KILL) if killed else asked
+
+
 DEVICE_GONE = 3
+KILLED = -9
+RESUMES_AFTER_KILL = 2
 
 
 def is_hopeless(endings: Sequence[Ending], runs: int) -> bool:

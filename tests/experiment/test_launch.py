@@ -274,6 +274,24 @@ def test_the_newest_checkpoint_tells_where_a_run_stopped(tmp_path: Path) -> None
     assert find_checkpoint_step(run) == 1740
 
 
+def test_a_run_killed_from_outside_goes_on_and_harms_no_other(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    kill_once = (
+        "import os\nmark = os.environ['GRIDPILOT_RUN_DIR'] + '/killed'\n"
+        "if not os.path.exists(mark): open(mark, 'w').close(); os.kill(os.getpid(), 9)"
+    )
+    result, _ = launch(runs, lambda run: kill_once if run is runs[0] else "0")
+    assert result.exit_code == 0
+    assert [run.last_attempt() for run in runs] == [2, 1]
+
+
+def test_a_run_that_is_always_killed_fails_in_the_end(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    result, _ = launch(runs, "import os; os.kill(os.getpid(), 9)")
+    assert result.exit_code == 1
+    assert (runs[0].last_attempt(), runs[0].status().reason) == (3, "signal")
+
+
 def test_threads_of_a_resumed_run_are_those_of_its_first_attempt(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 1)
     launch(runs, "raise SystemExit(75)")
