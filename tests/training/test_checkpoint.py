@@ -104,6 +104,14 @@ def test_rows_are_written_once_and_segments_leave_with_the_ring(store: Checkpoin
     assert firsts == [6, 9, 12, 15, 18]
 
 
+def test_rows_are_not_written_again_after_a_resume(store: CheckpointStore, folder: Path, said: Said) -> None:
+    save_steps(store, 1, 2)
+    resumed = CheckpointStore(folder, 3, said.append)
+    resumed.resume()
+    save_steps(resumed, 3)
+    assert [int(name.split("_")[0]) for name in list_names(folder, "*.rows")] == [0, 3, 6]
+
+
 def test_more_rows_than_the_ring_holds_between_two_saves(store: CheckpointStore, folder: Path) -> None:
     save_steps(store, 1, 30)
     newest = load_newest(folder)

@@ -47,6 +47,7 @@ class CountingTrainer:
         seed_everything(5)
         self.env_steps = env_steps
         self.sick_at = sick_at
+        self.best_at: int | None = None
         self.steps = 0
         self.weights = torch.zeros(3)
         self.generator = np.random.Generator(np.random.PCG64(1))
@@ -68,7 +69,7 @@ class CountingTrainer:
     def evaluate(self, seeds: Sequence[int]) -> Evaluation:
         self.evaluated.append((self.steps, tuple(seeds)))
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
-        value = float(torch.sin(self.weights.sum() * 3))
+        value = 100.0 if self.steps == self.best_at else float(torch.sin(self.weights.sum() * 3))
         return Evaluation(tuple(seeds), tuple(value + seed % 3 for seed in seeds), tuple(9 for _ in seeds))
 
     def components(self) -> dict[str, nn.Module]:
@@ -476,6 +477,36 @@ def test_a_curve_that_the_checkpoint_does_not_know_is_refused(run: Run) -> None:
     run.metrics_path.write_text("")
     with pytest.raises(MetricsError, match=r"metrics\.jsonl"):
         Life(run, make_config(), number=2).fit()
+
+
+def test_the_summary_names_the_policy_that_is_in_the_best_file(run: Run) -> None:
+    """Also where a resumed run doesn't repeat itself to the bit, and never comes by that policy again."""
+
+    def stop() -> bool:
+        raise Killed
+
+    first = Life(run, make_config(save_freq=6, eval_freq=1))
+    first.trainer.best_at = 9
+    with pytest.raises(Killed):
+        first.fit(lambda: first.trainer.steps >= 10 and stop())
+    assert Life(run, make_config(save_freq=6, eval_freq=1), number=2).fit() is Outcome.FINISHED
+    best = read_manifest(run.checkpoints_dir / "best.pt").facts["best"]
+    assert json.loads(run.summary_path.read_bytes())["best_eval"] == best
+    assert best["step"] == 9
+
+
+def test_rows_reach_the_disk_before_the_checkpoint_that_counts_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Life(run, make_config(max_timesteps=6, eval_freq=0)).fit()
+    manifest = next(place for place, name in enumerate(order) if name.startswith(".step_00000006.json"))
+    assert "metrics.jsonl" in order[:manifest]
 
 
 def test_other_threads_or_devices_are_told_at_a_resume(run: Run) -> None:
