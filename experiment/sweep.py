@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -209,6 +210,9 @@ def describe_spec(spec: ExperimentSpec, args: Namespace) -> str:
 
 def write_report(experiment_dir: Path) -> None:
     """Let `analysis` write the report, in a process of its own since it needs pandas."""
-    answer = subprocess.run([sys.executable, "-m", "analysis.report", str(experiment_dir)], check=False)
+    # matplotlib keeps a list of fonts; without this it would write it into the home folder.
+    environment = {"MPLCONFIGDIR": str(Path(".cache/matplotlib").absolute())} | os.environ
+    command = [sys.executable, "-m", "analysis.report", str(experiment_dir)]
+    answer = subprocess.run(command, env=environment, check=False)
     if answer.returncode:
         print(f"the report failed; once more: python -m analysis.report {experiment_dir}", file=sys.stderr)

@@ -220,7 +220,7 @@ class Session:
 
     def write_summary(self) -> None:
         """Evaluate on the report seeds and write `summary.json`, unless the guard asks for an end first."""
-        evaluation = self._run_episodes(report_seeds(self._config.num_eval))
+        evaluation = self._run_episodes(report_seeds(self._config.num_final_eval))
         final = summarise_evaluation(evaluation)
         mean, std = final["eval/mean_reward"], final["eval/std_reward"]
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")

@@ -90,6 +90,8 @@ class Supervised:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        for pid in self.list_processes():  # What a test that failed has left.
+            os.kill(pid, signal.SIGKILL)
         os.close(self.ready)
         if self.control >= 0:
             os.close(self.control)

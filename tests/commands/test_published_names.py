@@ -1,0 +1,77 @@
+"""What users type, and what they read by name, is an interface: taking a name away or renaming it fails here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from experiment.arguments import build_parser
+from rl.ddpg_config import DDPGConfig
+from training.config import TrainerConfig
+
+ROOT = Path(__file__).parents[2]
+COMMON_KEYS = {
+    "algorithm_name", "env_name", "env_kwargs", "imports", "seed", "max_timesteps", "learning_starts", "batch_size",
+    "buffer_size", "num_envs", "eval_freq", "num_eval", "num_final_eval", "save_freq", "keep_last", "keep_replay",
+    "log_freq", "continue_training", "device", "guard",
+}  # fmt: skip
+DDPG_KEYS = {
+    "learning_rate", "actor_learning_rate", "critic_learning_rate", "discount", "tau", "hidden_dims", "noise_type",
+    "noise_std", "ou_theta", "max_grad_norm", "updates_per_step",
+}  # fmt: skip
+FLAGS = {
+    "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",
+    "--timeout", "--log-root", "--plain", "--no-report",
+}  # fmt: skip
+METRICS = {
+    "step", "env_step", "wall_time", "train/critic_loss", "train/actor_loss", "train/n_updates", "rollout/ep_rew_mean",
+    "rollout/ep_len_mean", "rollout/return_per_step", "time/fps", "eval/mean_reward", "eval/std_reward",
+    "eval/mean_ep_length",
+}  # fmt: skip
+
+
+def test_keys_that_every_trainer_reads_are_there() -> None:
+    assert set(TrainerConfig.model_fields) == COMMON_KEYS
+
+
+def test_keys_of_ddpg_are_there() -> None:
+    assert set(DDPGConfig.model_fields) - COMMON_KEYS == DDPG_KEYS
+
+
+def test_flags_of_the_runner_are_there() -> None:
+    assert {flag for action in build_parser()._actions for flag in action.option_strings} == FLAGS
+
+
+def test_a_run_writes_its_metrics_and_lines_under_the_names_that_users_know(tmp_path: Path) -> None:
+    settings = "--algorithm_name ddpg --env_name Pendulum-v1 --batch_size 8 --hidden_dims 8 8 --max_timesteps 500"
+    more = "--learning_starts 50 --eval_freq 250 --num_eval 2 --num_final_eval 3 --log_freq 100"
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *settings.split(), *more.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    (run,) = tmp_path.glob("logs/ddpg_Pendulum-v1/ddpg__*")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert set().union(*rows) >= METRICS
+    lines = answer.stdout.splitlines()
+    told = next(
+        index for index, line in enumerate(lines) if line.startswith("Eval num_timesteps=250, episode_reward=-")
+    )
+    assert " +/- " in lines[told]
+    assert lines[told + 1] == "Episode length: 200.0 +/- 0.0"
+    summary = json.loads((run / "summary.json").read_text())
+    assert len(summary["final_eval"]["returns"]) == 3
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert json.loads((run / "exit.json").read_text()) == {"ok": True, "returncode": 0, "reason": "ok", "attempt": 1}
+    again = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-e", str(run / "config.yaml")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "finished before" in again.stdout
