@@ -95,6 +95,8 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
         return DEVICE
     seed_everything(config.seed)
     trainer = find_trainer(config.model_dump()).build_trainer(config, device)
+    if trainer.resume_reason:
+        print(f"note: a resumed run begins a new episode: {trainer.resume_reason}")
     start = Attempt(attempt, str(device), threads, code_version, trainer.resume_mode)
     try:
         outcome = fit(trainer, run, config, start, should_stop=lambda: bool(stop_signals), say=print)
@@ -128,7 +130,8 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     if not config.continue_training and attempt > 1:
         run.archive(attempt - 1)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # The call that doesn't load torch's compiler, which takes 0.8 s.
+    torch.set_deterministic_debug_mode("error")
     try:
         return train(config, run, attempt, threads, code_version)
     except SettingsError as error:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from envs.make import describe_spaces, make_env
 from envs.snapshot import probe_resume_mode, restore_snapshot, take_snapshot
 from rl.actions import ActionScale
+from rl.adam import Adam, clip_gradients
 from rl.buffers import Batch, ReplayBuffer
 from rl.ddpg_config import DDPGConfig
 from rl.networks import Actor, Critic, NumpyActor
@@ -108,10 +109,10 @@ class DDPGAgent:
         self.target_critic = Critic(obs_dim, action_dim, config.hidden_dims, device).requires_grad_(False)
         self.target_actor.load_state_dict(self.actor.state_dict())
         self.target_critic.load_state_dict(self.critic.state_dict())
-        self.actor_optimizer = _build_adam(self.actor, config.actor_learning_rate or config.learning_rate)
-        self.critic_optimizer = _build_adam(self.critic, config.critic_learning_rate or config.learning_rate)
         self._actor_parameters: list[Tensor] = list(self.actor.parameters())
         self._critic_parameters: list[Tensor] = list(self.critic.parameters())
+        self.actor_optimizer = Adam(self._actor_parameters, config.actor_learning_rate or config.learning_rate)
+        self.critic_optimizer = Adam(self._critic_parameters, config.critic_learning_rate or config.learning_rate)
         self._targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self._numpy_actor = NumpyActor(self.actor) if device.type == "cpu" else None
 
@@ -135,14 +136,13 @@ class DDPGAgent:
             torch._foreach_lerp_(self._targets, self._actor_parameters + self._critic_parameters, self._tau)
         return metrics
 
-    def _descend(self, loss: Tensor, parameters: list[Tensor], optimizer: torch.optim.Adam, norm_name: str) -> Metrics:
+    def _descend(self, loss: Tensor, parameters: list[Tensor], optimizer: Adam, norm_name: str) -> Metrics:
         """Take one optimizer step on one network; no gradient is computed for any other that the loss runs through."""
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
+        gradients = torch.autograd.grad(loss, parameters)
         norm = {}
         if self._max_grad_norm > 0:
-            norm[norm_name] = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
-        optimizer.step()
+            norm[norm_name] = clip_gradients(gradients, self._max_grad_norm)
+        optimizer.step(gradients)
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class DDPGAgent:
         for name, part in self._list_parts().items():
             part.load_state_dict(state[name])
 
-    def _list_parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _list_parts(self) -> dict[str, nn.Module | Adam]:
         return {
             "actor": self.actor,
             "critic": self.critic,
@@ -163,10 +163,6 @@ class DDPGAgent:
             "actor_optimizer": self.actor_optimizer,
             "critic_optimizer": self.critic_optimizer,
         }
-
-
-def _build_adam(network: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
 
 
 class DDPGTrainer:

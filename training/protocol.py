@@ -41,10 +41,11 @@ class Trainer(Protocol):
     """One learning algorithm with its environment and its data.
 
     `resume_mode` is `exact` where the environment's state comes back to the bit, `episode` where a resumed run begins a
-    new episode instead.
+    new episode instead, for `resume_reason`.
     """
 
     resume_mode: Literal["exact", "episode"]
+    resume_reason: str | None
 
     def train_step(self) -> StepResult:
         """Act and learn once."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rl.adam import Adam
 from rl.buffers import Batch
 from rl.ddpg import DDPGAgent, actor_loss, critic_loss
 from rl.ddpg_config import DDPGConfig
@@ -29,6 +30,9 @@ def make_agent(**settings: Any) -> DDPGAgent:
     for network in (agent.actor, agent.critic, agent.target_actor, agent.target_critic):
         network.double()
         network.mlp.initialise(generator, final_bound=0.5)
+    # Their moments have to be in float64 too.
+    agent.actor_optimizer = Adam(list(agent.actor.parameters()), agent.actor_optimizer.learning_rate)
+    agent.critic_optimizer = Adam(list(agent.critic.parameters()), agent.critic_optimizer.learning_rate)
     return agent
 
 
@@ -202,8 +206,8 @@ def note(seen: list[str], name: str) -> Callable[[torch.Tensor], None]:
 
 def test_own_learning_rates_win_over_the_common_one() -> None:
     agent = make_agent(actor_learning_rate=1e-4)
-    assert agent.actor_optimizer.param_groups[0]["lr"] == 1e-4
-    assert agent.critic_optimizer.param_groups[0]["lr"] == 1e-2
+    assert agent.actor_optimizer.learning_rate == 1e-4
+    assert agent.critic_optimizer.learning_rate == 1e-2
 
 
 def test_metrics_are_tensors_without_a_graph() -> None:
