@@ -22,10 +22,9 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dims: Sequence[int], out_dim: int, device: torch.device | str) -> None:
         super().__init__()
         sizes = [in_dim, *hidden_dims, out_dim]
-        # By way of the meta device: there, a layer draws nothing from torch's global generator.
-        self.layers = nn.ModuleList(
-            nn.Linear(inputs, outputs, device="meta").to_empty(device=device) for inputs, outputs in pairwise(sizes)
-        )
+        # A layer draws first weights from torch's global generators, which are put back: nobody is to notice.
+        with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+            self.layers = nn.ModuleList(nn.Linear(*ends, device=device) for ends in pairwise(sizes))
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the last layer's output, (batch, out_dim), for features of shape (batch, in_dim)."""
