@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiment.devices import Device
-from experiment.engines.local import Handle, LocalEngine, Work, last_lines
+from experiment.engines.local import Handle, LocalEngine, Work, describe_ending, last_lines
 from experiment.files import append_event
 from experiment.progress import Tally, View, read_progress
 from experiment.run import Run, RunStatus, State
@@ -337,8 +337,7 @@ def _read_ending(run: Run, status: RunStatus) -> Ending | None:
     ending = run.read_exit(status.attempt)
     if ending is None:
         return None
-    lines = last_lines(run.console_path(status.attempt), 1)
-    return Ending(ending["reason"], ending["returncode"], lines[0].strip() if lines else "it wrote nothing")
+    return describe_ending(ending, run.console_path(status.attempt))
 
 
 def _say_return(run: Run) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from experiment import supervise
 from experiment.devices import Device
@@ -75,7 +77,15 @@ class Handle:
         ending = self.run.read_exit(self.attempt)
         if ending is None:
             return Ending("lost", None, "its supervisor was killed, or could not write exit.json")
-        return Ending(ending["reason"], ending["returncode"], last_line(self.run.console_path(self.attempt)))
+        return describe_ending(ending, self.run.console_path(self.attempt))
+
+
+def describe_ending(ending: Mapping[str, Any], console: Path) -> Ending:
+    """Give how an attempt ended, with what says it best: the signal that ended it, or the last line of its log."""
+    returncode = int(ending["returncode"])
+    if returncode < 0:
+        return Ending(ending["reason"], returncode, f"ended by {signal.Signals(-returncode).name}")
+    return Ending(ending["reason"], returncode, last_line(console))
 
 
 class LocalEngine:
