@@ -86,6 +86,7 @@ class Session:
         self.guard = HealthGuard(config.guard, run.events_path, run.id, say)
         self._meter = Meter()
         self._best: dict[str, Any] | None = None
+        self._final_hash: str | None = None
         self._clock_before = 0
         self._saved_step: int | None = None
         self._row_before = (0, 0.0)
@@ -199,6 +200,9 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very step."""
         if self._saved_step != self.progress.step:
+            # Of the last state, and kept with it: what a resumed environment recomputes (MuJoCo's contacts, say) may
+            # differ in arrays that nothing reads until the next step.
+            self._final_hash = hash_state(self._trainer.state_dict()) if self.is_over() else None
             self._metrics.sync()
             self._store.save(self.progress.step, self._full_state(), self._facts())
             self._saved_step = self.progress.step
@@ -257,7 +261,7 @@ class Session:
             "device": attempt.device,
             "threads": attempt.threads,
             "code_version": attempt.code_version,
-            "state_hash": hash_state(state),
+            "state_hash": self._final_hash,
         }
 
     def is_summarised(self) -> bool:
@@ -283,6 +287,7 @@ class Session:
             "guard": self.guard.state_dict(),
             "meter": self._meter.state_dict(),
             "best": self._best,
+            "final_hash": self._final_hash,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -294,3 +299,4 @@ class Session:
         self.guard.load_state_dict(state["guard"])
         self._meter.load_state_dict(state["meter"])
         self._best = state["best"]
+        self._final_hash = state["final_hash"]
