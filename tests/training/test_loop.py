@@ -105,6 +105,7 @@ def make_config(**settings: Any) -> TrainerConfig:
         "eval_freq": 4,
         "save_freq": 6,
         "num_eval": 2,
+        "num_final_eval": 2,
     }
     return TrainerConfig.from_settings(base | settings)
 
