@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from experiment.devices import DeviceError, choose_devices, count_cores, list_gpus
 from experiment.engines.local import THREAD_VARIABLES, choose_threads, prepare_attempt
-from experiment.files import dump_settings
-from experiment.locks import acquire_lock
+from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from experiment.provenance import record_provenance
-from experiment.run import Run, find_runs, safe_label
+from experiment.run import Run, claim_run, find_folder, safe_label
 from experiment.single import read_single
 from experiment.supervise import find_reason, write_ending
 from training.config import TrainerConfig
@@ -48,7 +47,9 @@ def find_trainer(settings: Mapping[str, Any]) -> TrainerEntry:
     """
     key = "algorithm_name" if "algorithm_name" in settings else "diffusion"
     name = settings.get("algorithm_name", "vae_diffusion_rl" if "diffusion" in settings else None)
-    table = TRAINERS if name in TRAINERS else TRAINERS | _import_trainers(settings.get("imports", []))
+    if name is not None and not isinstance(name, str):
+        raise SettingsError([Fault((key,), f"{key} must be text, got {name!r}")])
+    table = TRAINERS if name in TRAINERS else TRAINERS | import_trainers(settings.get("imports", []))
     there = ", ".join(sorted(table))
     if name is None:
         raise SettingsError([Fault(("algorithm_name",), f"algorithm_name is missing; trainers here: {there}")])
@@ -60,11 +61,21 @@ def find_trainer(settings: Mapping[str, Any]) -> TrainerEntry:
     return table[name]
 
 
-def _import_trainers(modules: Sequence[str]) -> dict[str, TrainerEntry]:
-    """Give the trainers of a user's own modules: each may have a `TRAINERS` table like the one above."""
+def import_trainers(modules: Sequence[str]) -> dict[str, TrainerEntry]:
+    """Import a user's own modules and give their trainers: each may have a `TRAINERS` table like the one above.
+
+    Raises:
+        SettingsError: `modules` is not a list of names, or one of them can't be imported.
+    """
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        raise SettingsError([Fault(("imports",), f"imports must be a list of modules, got {modules!r}")])
     table: dict[str, TrainerEntry] = {}
     for module in modules:
-        table |= vars(importlib.import_module(module)).get("TRAINERS", {})
+        try:
+            table |= vars(importlib.import_module(module)).get("TRAINERS", {})
+        except Exception as error:
+            message = f"imports: {module!r} can't be imported: {type(error).__name__}: {error}"
+            raise SettingsError([Fault(("imports",), message)]) from error
     return table
 
 
@@ -80,6 +91,8 @@ def build_config(settings: Mapping[str, Any]) -> TrainerConfig:
 
 def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str) -> int:
     """Train one run to its end, or until it is asked to stop, and give the exit code that says which."""
+    import torch
+
     from training.loop import Outcome, fit
     from training.seeding import seed_everything
     from training.session import Attempt
@@ -87,11 +100,12 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
     stop_signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stop_signals.append(got))
-    for module in config.imports:
-        importlib.import_module(module)
-    device = choose_device(config.device)
+    import_trainers(config.imports)
+    placed = run.read_start(attempt)["device"]
+    device = choose_device(config.device, placed)
     if device is None:
-        print(f"device: {config.device} was asked for, and this process sees no such CUDA device", file=sys.stderr)
+        asked = f"GPU {placed}" if config.device == "auto" else f"device: {config.device}"
+        print(f"{asked} was asked for, and torch {torch.__version__} sees no such CUDA device", file=sys.stderr)
         return DEVICE
     seed_everything(config.seed)
     trainer = find_trainer(config.model_dump()).build_trainer(config, device)
@@ -105,12 +119,19 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
     return {Outcome.FINISHED: OK, Outcome.STOPPED: REQUEUE, Outcome.UNHEALTHY: UNHEALTHY}[outcome]
 
 
-def choose_device(wanted: str) -> torch.device | None:
-    """Give the device to train on; None where it was named and isn't there. `auto` takes a GPU if one is visible."""
+def choose_device(wanted: str, placed: str) -> torch.device | None:
+    """Give the device to train on; None where it was named and isn't there.
+
+    Args:
+        wanted: the setting `device`. `auto` takes a GPU if one is visible.
+        placed: where the launcher put the run: the index of a GPU, `cpu`, or `auto` where it didn't.
+    """
     import torch
 
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return None if placed.isdecimal() else torch.device("cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         return None
@@ -152,37 +173,45 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
         return ERROR
 
 
-def run_launched(config: TrainerConfig) -> int:
+def take_over_lock(run: Run) -> bool:
+    """Take over the run's lock from the supervisor that started us; False where we were started in any other way.
+
+    We keep it, so that the run can't be taken while we live; what we start must not keep it after us.
+    """
+    lock = int(os.environ.pop("GRIDPILOT_LOCK_FD", -1))
+    try:
+        is_lock = os.path.samestat(os.fstat(lock), run.lock_path.stat())
+    except OSError:
+        return False
+    if is_lock:
+        os.set_inheritable(lock, False)
+    return is_lock
+
+
+def run_launched(config: TrainerConfig, run: Run) -> int:
     """Train as a supervisor's child: the run is claimed and its folder prepared."""
-    lock = int(os.environ.pop("GRIDPILOT_LOCK_FD"))
-    # We keep the lock, so that the run can't be taken while we live; what we start must not keep it after us.
-    os.set_inheritable(lock, False)
-    run = Run.open(Path(os.environ["GRIDPILOT_RUN_DIR"]))
     attempt = int(os.environ["GRIDPILOT_ATTEMPT"])
     start = run.read_start(attempt)
-    if config.run_id() != run.id:
-        print(
-            f"{run.config_path} was changed: its settings have the id {config.run_id()}, not {run.id}", file=sys.stderr
-        )
-        return CONFIG
     return run_guarded(config, run, attempt, int(start["threads"]), start["code_version"])
 
 
-def run_alone(config: TrainerConfig, run: Run) -> int:
-    """Claim the run, train it in this process, and write how it ended, as a supervisor would."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = acquire_lock(run.lock_path)
+def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
+    """Claim the run, train it in this process, and write how it ended, as a supervisor would.
+
+    `placed` is the index of the GPU that this process was given, `cpu`, or `auto` for whatever there is.
+    """
+    run, lock = claim_run(run)
     if lock is None:
         print(f"{run.folder} is being trained by another process", file=sys.stderr)
         return ERROR
     if run.exit_path.exists() and config.continue_training:
         print(f"finished before: {run.summary_path}  (--continue_training false trains it again)")
         return OK
-    version = record_provenance(run.experiment_dir, Path.cwd(), list_gpus())
+    version = record_provenance(run.experiment_dir, [Path.cwd()], list_gpus())
     _add_to_plan(config, run)
     threads = choose_threads(run, int(os.environ.get("OMP_NUM_THREADS", count_cores())))
     command = [sys.executable, *sys.argv]
-    attempt = prepare_attempt(run, dump_settings(config.resolved()), command, config.device, threads, version)
+    attempt = prepare_attempt(run, dump_settings(config.resolved(), CONFIG_HEADING), command, placed, threads, version)
     started, cpu = time.monotonic(), time.process_time()
     returncode = run_guarded(config, run, attempt, threads, version)
     usage = {"wall_s": round(time.monotonic() - started, 3), "cpu_s": round(time.process_time() - cpu, 3)}
@@ -242,16 +271,18 @@ def load_single_run(
     else:
         default = f"{config.algorithm_name}_{config.env_name}".replace("/", "-")
         experiment_dir = log_root / safe_label(exp_name or single.exp_name or default)
-    there = next((run for run in find_runs(experiment_dir) if run.id == run_id), None)
-    return config, there or Run.create_path(experiment_dir, single.label or config.algorithm_name, run_id)
+    return config, find_folder(Run.create_path(experiment_dir, single.label or config.algorithm_name, run_id))
 
 
 def answer_preflight(kind: str) -> int:
     """Check settings against their environments, or count parameters: JSON lines in, JSON lines out."""
     for line in sys.stdin:
         config = build_config(json.loads(line))
-        for module in config.imports:
-            importlib.import_module(module)
+        try:
+            import_trainers(config.imports)
+        except SettingsError as error:
+            print(json.dumps({"faults": [[fault.keys[0], fault.message] for fault in error.faults]}), flush=True)
+            continue
         faults = config.find_environment_faults()
         answer: dict[str, Any] = {"faults": [[fault.keys[0], fault.message] for fault in faults]}
         if kind == "count" and not faults:
@@ -280,8 +311,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpecError as error:
         print(error, file=sys.stderr)
         return CONFIG
-    if "GRIDPILOT_LOCK_FD" in os.environ:
-        return run_launched(config)
+    launched = os.environ.get("GRIDPILOT_RUN_DIR")
+    if launched and args.file and args.file.absolute() == Path(launched) / "config.yaml" != run.config_path.absolute():
+        print(f"{args.file} was changed: its settings have the id {run.id} now", file=sys.stderr)
+        return CONFIG
+    if take_over_lock(run):
+        return run_launched(config, run)
+    placed = "auto"
     if args.gpu is not None:
         try:
             devices, remark = choose_devices(args.gpu, list_gpus())
@@ -290,9 +326,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DEVICE
         except ValueError as error:
             parser.error(str(error))
+        placed = devices[0].name
         os.environ.update(devices[0].environment())
         print(remark or f"on {devices[0].name}")
-    return run_alone(config, run)
+    try:
+        if faults := config.find_environment_faults():
+            raise SettingsError(faults)
+        return run_alone(config, run, placed)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return CONFIG
+    except OSError as error:
+        print(f"{error.filename or run.folder}: {error.strerror or error}", file=sys.stderr)
+        return ERROR
 
 
 if __name__ == "__main__":

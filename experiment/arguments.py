@@ -18,7 +18,8 @@ Run an experiment: one spec in, a grid of resumable runs out, a report at the en
 
 EXIT_CODES = """\
 exit codes: 0 all done; 1 finished with failed runs; 2 bad spec or usage, nothing started; 3 a device is not there;
-4 the first five finished runs all failed alike; 75 stopped with work left; 130 / 143 stopped by Ctrl-C / SIGTERM
+4 the first five finished runs all failed alike; 75 stopped with work left; 130, 143, 129 stopped by Ctrl-C, SIGTERM,
+SIGHUP
 """
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

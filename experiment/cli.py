@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -11,12 +12,18 @@ from typing import TYPE_CHECKING
 
 from experiment.arguments import build_parser
 from experiment.problems import SpecError
+from experiment.streams import silence_stdout
 
 if TYPE_CHECKING:
     from experiment.devices import ListGpus
     from experiment.plan import BuildConfig
 
 BAD_USAGE, NO_DEVICE, FAILED = 2, 3, 1
+READ_BY = {
+    "status": {"view", "target", "spec", "overrides", "log_root", "json"},
+    "logs": {"view", "target", "spec", "overrides", "log_root"},
+    "stop": {"view", "target", "spec", "overrides", "log_root"},
+}
 
 
 def main(words: Sequence[str], build_config: BuildConfig, list_gpus: ListGpus | None = None) -> int:
@@ -27,10 +34,16 @@ def main(words: Sequence[str], build_config: BuildConfig, list_gpus: ListGpus | 
         build_config: checks the settings of one run; how this package learns of trainers.
         list_gpus: gives the machine's GPUs; by default asks NVML.
     """
+    open_missing_streams()
     parser = build_parser()
-    args = parser.parse_args(words)
+    args = parser.parse_intermixed_args(words)
+    refuse_unread_flags(args, parser)
     try:
         return look(args, parser) if args.view else run_spec(args, parser, build_config, list_gpus)
+    except BrokenPipeError:
+        # Whoever read what was printed has read enough.
+        silence_stdout()
+        return 0
     except SpecError as error:
         print(error, file=sys.stderr)
         return BAD_USAGE
@@ -40,6 +53,25 @@ def main(words: Sequence[str], build_config: BuildConfig, list_gpus: ListGpus | 
     except KeyboardInterrupt:
         print("Stopped before anything was started.", file=sys.stderr)
         return 130
+
+
+def open_missing_streams() -> None:
+    """Give a program that was started without stdout or stderr (`>&-`) something to write to."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  stays open as long as the program runs
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def refuse_unread_flags(args: Namespace, parser: ArgumentParser) -> None:
+    """End with a usage error where a flag was given that what was asked for doesn't read."""
+    read = READ_BY.get(args.view)
+    if read is None:
+        return
+    for name, value in vars(args).items():
+        if name not in read and value != parser.get_default(name):
+            flag = next(action.option_strings[0] for action in parser._actions if action.dest == name)
+            parser.error(f"{args.view} doesn't read {flag}")
 
 
 def look(args: Namespace, parser: ArgumentParser) -> int:

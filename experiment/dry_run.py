@@ -80,7 +80,7 @@ def _count_parameters(spec: ExperimentSpec, firsts: Mapping[str, Planned]) -> di
     faults = FaultList(spec)
     counts: dict[str, int] = {}
     for (key, planned), answer in zip(
-        firsts.items(), ask_preflight(spec.meta.script_path, "count", shapes), strict=True
+        firsts.items(), ask_preflight(spec.meta.script_file, "count", shapes), strict=True
     ):
         for fault in answer.faults:
             faults.add(planned.combination, fault)

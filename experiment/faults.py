@@ -22,11 +22,11 @@ class FaultList:
         self._counts: Counter[Problem] = Counter()
         self._dropped = 0
 
-    def add(self, combination: Combination, fault: Fault) -> None:
-        """Note a fault of one combination."""
+    def add(self, combination: Combination, fault: Fault, runs: int = 1) -> None:
+        """Note a fault of one combination, standing for a number of runs that have it."""
         problem = find_place(self._spec, combination, fault).problem(fault.message)
         if problem in self._counts or len(self._counts) < _MAX_KEPT:
-            self._counts[problem] += 1
+            self._counts[problem] += runs
         else:
             self._dropped += 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from typing import Any
 
 MAX_EVENT_BYTES = 4096
 """An append up to this size lands as one piece, also with several writers."""
+
+CONFIG_HEADING = "Every setting of this run. `python train.py -e` on this file goes on with it."
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
@@ -76,11 +79,36 @@ def now_text() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def dump_settings(settings: Mapping[str, Any]) -> str:
-    """Write settings as YAML that reads back as the very same values, a key a line.
+def dump_settings(settings: Mapping[str, Any], heading: str) -> str:
+    """Write settings as YAML, a key a line under a heading.
 
-    The values are JSON, which YAML 1.2 contains: no text can be taken for a number.
+    It reads back as the very same values by YAML 1.2 and by YAML 1.1, which other people's scripts have: no text can be
+    taken for a number, and no number for a text (`1e-05` would be; `1.0e-05` isn't).
     """
-    lines = ["# Every setting of this run. `python train.py -e` on this file goes on with it."]
-    lines += [f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in settings.items()]
+    lines = [f"# {heading}", *(f"{_write_value(key)}: {_write_value(value)}" for key, value in settings.items())]
     return "\n".join(lines) + "\n"
+
+
+def _write_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_write_value(key)}: {_write_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_write_value, value)) + "]"
+    if isinstance(value, float):
+        mantissa, e, exponent = json.dumps(value, allow_nan=False).partition("e")
+        return mantissa + ("" if "." in mantissa or not e else ".0") + e + exponent
+    if isinstance(value, str):
+        if _PLAIN_KEY.fullmatch(value) and value not in _NOT_PLAIN:
+            return value
+        quoted = json.dumps(value, ensure_ascii=False)
+        return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
+    return json.dumps(value)
+
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_NOT_PLAIN = {
+    word
+    for text in ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
+    for word in (text, text.title(), text.upper())
+}
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")

@@ -6,62 +6,38 @@ import os
 import selectors
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from experiment.devices import Device
-from experiment.engines.local import Handle, LocalEngine, Work, describe_ending, last_lines
+from experiment.engines.local import Handle, LocalEngine, last_lines
 from experiment.files import append_event
+from experiment.outcomes import (
+    Request,
+    RunOutcome,
+    SweepResult,
+    find_checkpoint_step,
+    is_settled,
+    read_ending,
+    read_stop_request,
+)
 from experiment.progress import Tally, View, read_progress
-from experiment.run import Run, RunStatus, State
-from experiment.schedule import Ending, Slot, Verdict, count_retries, decide_after, is_hopeless, make_slots
+from experiment.run import Run, RunStatus, State, claim_run
+from experiment.schedule import (
+    Ending,
+    Slot,
+    Verdict,
+    count_retries,
+    decide_after,
+    is_hopeless,
+    make_slots,
+    move_slot,
+)
 
 TICK_S = 1.0
 SIGNAL_EXITS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SHOWN_LINES = 5
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """What became of one run in this launch. `fresh` is False where it was so before we came."""
-
-    run: Run
-    state: State
-    ending: Ending | None = None
-    fresh: bool = True
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What became of all runs, and the exit code that says it."""
-
-    outcomes: Sequence[RunOutcome]
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-        work: gives what to start for a run on a device; called just before the run starts.
-        jobs: how many runs at a time.
-        retries: how many times a run that fails is tried again.
-        rerun: ids of DONE or FAILED runs that are to run again.
-        code_version: a FAILED run is tried again without being asked for when this has changed since.
-        stop_path: a file whose change asks every runner of the experiment to stop.
-        rerun_command: gives a command to paste that runs just one run again.
-    """
-
-    work: Callable[[Run, Device], Work]
-    jobs: int
-    retries: int
-    rerun: Collection[str]
-    code_version: str
-    stop_path: Path
-    rerun_command: Callable[[Run], str]
 
 
 @dataclass
@@ -79,7 +55,9 @@ class Launcher:
     elsewhere: dict[str, Run] = field(default_factory=dict)
     outcomes: dict[str, RunOutcome] = field(default_factory=dict)
     seen_attempts: dict[str, int] = field(default_factory=dict)
-    retried: Counter[str] = field(default_factory=Counter)
+    first_attempts: dict[str, int] = field(default_factory=dict)
+    gone_devices: set[int] = field(default_factory=set)
+    signals_heard: int = 0
     finished: list[Ending] = field(default_factory=list)
     signals: list[int] = field(default_factory=list)
     stop_code: int | None = None
@@ -87,7 +65,6 @@ class Launcher:
     def __post_init__(self) -> None:
         self.free = make_slots(len(self.devices), self.request.jobs)
         self.selector = selectors.DefaultSelector()
-        self.stop_request = self._read_stop_request()
 
     def run(self) -> SweepResult:
         """Run everything that is to be run, and give what became of it."""
@@ -97,7 +74,7 @@ class Launcher:
             while True:
                 self._look_elsewhere()
                 self._fill_slots()
-                if not self.handles and (self.stop_code is not None or not (self.waiting or self.elsewhere)):
+                if not self.handles and (self.stop_code is not None or self._is_all_settled()):
                     break
                 self.view.update(list(self.handles.values()), self._tally())
                 for key, _ in self.selector.select(TICK_S):
@@ -109,25 +86,29 @@ class Launcher:
         """Find out what is to be done: nothing is started that is done, or failed before and would fail again."""
         for run in self.runs:
             status = run.status()
-            self.seen_attempts[run.id] = status.attempt
+            self.seen_attempts[run.id] = self.first_attempts[run.id] = status.attempt
             if status.state is State.RUNNING:
                 self.elsewhere[run.id] = run
-            elif run.id in self.request.rerun or not self._is_settled(run, status):
+            elif run.id in self.request.rerun or not is_settled(run, status, self.request):
                 self.waiting.append(run)
             else:
-                self._settle(RunOutcome(run, status.state, _read_ending(run, status), fresh=False))
+                self._settle(RunOutcome(run, status.state, read_ending(run, status), fresh=False))
 
-    def _is_settled(self, run: Run, status: RunStatus) -> bool:
-        if status.state is State.FAILED:
-            code_changed = run.read_start(status.attempt).get("code_version") != self.request.code_version
-            return not (self.request.retries or code_changed)
-        return status.state is State.DONE
+    def _is_all_settled(self) -> bool:
+        """Look once more at what failed elsewhere: another runner may be trying it again, or have done so."""
+        for outcome in [outcome for outcome in self.outcomes.values() if outcome.elsewhere]:
+            status = outcome.run.status()
+            if outcome.state is State.FAILED and status.state is not State.FAILED:
+                del self.outcomes[outcome.run.id]
+                self.elsewhere[outcome.run.id] = outcome.run
+        self._look_elsewhere()
+        return not (self.waiting or self.elsewhere)
 
     def _fill_slots(self) -> None:
         while self.free and self.waiting and self.stop_code is None:
             run = self.waiting.popleft()
             try:
-                lock = self.engine.claim(run)
+                run, lock = claim_run(run)
             except OSError as error:
                 self._give_up(run, error)
                 return
@@ -145,6 +126,9 @@ class Launcher:
                 return
             self.handles[handle.pidfd], self.slots[handle.pidfd] = handle, slot
             self.selector.register(handle.pidfd, selectors.EVENT_READ)
+            self._note("started", run, attempt=handle.attempt, device=handle.device.name)
+            again = f", attempt {handle.attempt}" if handle.attempt > 1 else ""
+            self.view.say(f"started {run.label}  ({run.id} on {handle.device.name}{again})")
 
     def _give_up(self, run: Run, error: OSError) -> None:
         """Stop the sweep cleanly because nothing can be written any more; what is written stays."""
@@ -155,23 +139,42 @@ class Launcher:
     def _was_run_meanwhile(self, run: Run) -> bool:
         """Look again, now that the lock is ours: another runner may have finished it since we looked."""
         status = run.rest_status()
-        if status.attempt == self.seen_attempts[run.id]:
-            return False
+        unseen = status.attempt != self.seen_attempts[run.id]
         self.seen_attempts[run.id] = status.attempt
-        if status.state in (State.DONE, State.FAILED):
-            self._settle(RunOutcome(run, status.state, _read_ending(run, status)))
+        is_over = status.state is State.DONE and (unseen or run.id not in self.request.rerun)
+        if is_over or (status.state is State.FAILED and unseen and not self._has_retries(run, status)):
+            self._settle(RunOutcome(run, status.state, read_ending(run, status), elsewhere=True))
             return True
         return False
+
+    def _has_retries(self, run: Run, status: RunStatus) -> bool:
+        """Tell whether a run that failed, here or with another runner, may be tried again in this launch."""
+        ending = read_ending(run, status)
+        if ending is None or ending.reason == "config":
+            return False
+        return self._count_left(run, ending) > 0
+
+    def _count_left(self, run: Run, ending: Ending) -> int:
+        """Give how often a run may be tried again, its last attempt having failed; failures anywhere count."""
+        return count_retries(ending, self.request.retries) + 1 - run.count_failures(self.first_attempts[run.id])
 
     def _start(self, run: Run, lock: int, device: Device) -> Handle:
         if run.exit_path.exists():
             run.archive(self.seen_attempts[run.id])
         handle = self.engine.start(run, lock, self.request.work(run, device), device)
         self.seen_attempts[run.id] = handle.attempt
-        append_event(run.events_path, "started", run.id, attempt=handle.attempt, device=device.name)
-        again = f", attempt {handle.attempt}" if handle.attempt > 1 else ""
-        self.view.say(f"started {run.label}  ({run.id} on {device.name}{again})")
         return handle
+
+    def _note(self, event: str, run: Run, **details: object) -> None:
+        """Write down a decision; where that fails, nothing more is started."""
+        try:
+            append_event(run.events_path, event, run.id, **details)
+        except OSError as error:
+            if self.stop_code is None:
+                self.view.say(
+                    f"{run.events_path} can't be written ({error.strerror}): stopping; the same command goes on."
+                )
+                self._stop(1)
 
     def _attend(self, descriptor: int, wakeup: int) -> None:
         if descriptor == wakeup:
@@ -187,11 +190,9 @@ class Launcher:
     def _conclude(self, handle: Handle, slot: Slot, ending: Ending) -> None:
         """Decide what the end of an attempt means, and give its place to the next run."""
         run = handle.run
-        left = count_retries(ending, self.request.retries) - self.retried[run.id]
-        verdict = decide_after(ending, left, self.stop_code is not None)
-        append_event(
-            run.events_path, "ended", run.id, attempt=handle.attempt, reason=ending.reason, verdict=verdict.value
-        )
+        left = self._count_left(run, ending)
+        verdict = decide_after(ending, left, self.stop_code is not None, handle.can_move)
+        self._note("ended", run, attempt=handle.attempt, reason=ending.reason, verdict=verdict.value)
         if verdict is Verdict.MOVE:
             self._retire_device(slot, handle, ending)
         else:
@@ -203,7 +204,6 @@ class Launcher:
             self._settle(RunOutcome(run, State.STOPPED, ending))
             self.view.say(f"stopped {run.label} at step {find_checkpoint_step(run):,}")
         elif verdict is Verdict.RETRY:
-            self.retried[run.id] += 1
             self.waiting.append(run)
             self.view.say(f"failed  {run.label} ({ending.reason}): {ending.message}; trying again, {left - 1} left")
         elif verdict is Verdict.FAILED:
@@ -215,10 +215,13 @@ class Launcher:
 
     def _retire_device(self, slot: Slot, handle: Handle, ending: Ending) -> None:
         """Stop using a device that is gone, and let its run move on to another one."""
+        self.gone_devices.add(slot.device)
         self.free = [place for place in self.free if place.device != slot.device]
         self.view.say(f"device {handle.device.name} is gone: {ending.message}")
-        others = any(place.device != slot.device for place in (*self.free, *self.slots.values()))
-        if others:
+        others = [place for place in (*self.free, *self.slots.values()) if place.device != slot.device]
+        if taken_over := move_slot(slot, others, len(self.devices), self.gone_devices):
+            self.free.append(taken_over)
+        if others or taken_over:
             self.waiting.appendleft(handle.run)
             return
         self._settle(RunOutcome(handle.run, State.FAILED, ending))
@@ -249,34 +252,30 @@ class Launcher:
             if status.state is State.RUNNING:
                 continue
             del self.elsewhere[run.id]
-            if status.state in (State.DONE, State.FAILED):
-                self._settle(RunOutcome(run, status.state, _read_ending(run, status)))
+            failed = status.state is State.FAILED and not self._has_retries(run, status)
+            if status.state is State.DONE or failed:
+                self._settle(RunOutcome(run, status.state, read_ending(run, status), elsewhere=True))
                 self.view.say(f"{status.state.lower():7} {run.label}  (by another runner)")
             else:
                 self.seen_attempts[run.id] = status.attempt
                 self.waiting.append(run)
 
     def _hear_signal(self, number: int) -> None:
-        if self.stop_code is None:
+        self.signals_heard += 1
+        if self.signals_heard == 1:
             self.view.say("Stopping: runs write a checkpoint and end. Once more to kill them.")
-            self._stop(SIGNAL_EXITS[signal.Signals(number)])
-        else:
-            for handle in self.handles.values():
-                handle.kill()
+            self._stop(SIGNAL_EXITS[signal.Signals(number)] if self.stop_code is None else self.stop_code)
+            return
+        for handle in self.handles.values():
+            handle.kill()
 
     def _stop(self, code: int) -> None:
         self.stop_code = code
         for handle in self.handles.values():
             handle.ask_to_stop()
 
-    def _read_stop_request(self) -> bytes | None:
-        try:
-            return self.request.stop_path.read_bytes()
-        except OSError:
-            return None
-
     def _hear_stop_request(self) -> None:
-        if self.stop_code is None and self._read_stop_request() != self.stop_request:
+        if self.stop_code is None and read_stop_request(self.request.stop_path) != self.request.stop_seen:
             self.view.say("Asked to stop: runs write a checkpoint and end.")
             self._stop(75)
 
@@ -285,7 +284,9 @@ class Launcher:
         """Turn signals into bytes to be read, so that one select sees everything. Gives the end to read from."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        before = {number: signal.signal(number, lambda got, _: self.signals.append(got)) for number in SIGNAL_EXITS}
+        # What is ignored stays so: `nohup` means it.
+        heard = [number for number in SIGNAL_EXITS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, lambda got, _: self.signals.append(got)) for number in heard}
         old_wakeup = signal.set_wakeup_fd(writer)
         try:
             yield reader
@@ -325,19 +326,6 @@ def launch_runs(
     have written their checkpoints. The first SIGINT, SIGTERM or SIGHUP asks for that; the next kills.
     """
     return Launcher(runs, engine, devices, request, view).run()
-
-
-def find_checkpoint_step(run: Run) -> int:
-    """Give the step of a run's newest checkpoint, 0 without one."""
-    steps = [int(path.stem.removeprefix("step_")) for path in run.checkpoints_dir.glob("step_*.pt")]
-    return max(steps, default=0)
-
-
-def _read_ending(run: Run, status: RunStatus) -> Ending | None:
-    ending = run.read_exit(status.attempt)
-    if ending is None:
-        return None
-    return describe_ending(ending, run.console_path(status.attempt))
 
 
 def _say_return(run: Run) -> str:

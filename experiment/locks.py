@@ -32,6 +32,13 @@ def acquire_lock(path: Path) -> int | None:
     return descriptor
 
 
+def wait_for_lock(path: Path) -> int:
+    """Take the lock of a file, however long somebody else holds it, and give its descriptor."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    return descriptor
+
+
 def is_locked(path: Path) -> bool:
     """Tell whether a living process holds the lock of a file, without taking it."""
     try:

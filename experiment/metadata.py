@@ -15,6 +15,8 @@ from experiment.scalars import show_value
 from experiment.sections import META_KEYS, Setting, Settings
 
 TRAINING_SCRIPT = "train.py"
+OUR_TRAINER = Path(__file__).resolve().parents[1] / TRAINING_SCRIPT
+"""The script that trains, whose settings can be checked. A `train.py` of the user's own is another."""
 _MAX_NAME = 100
 _NAME = re.compile(r"\w[\w.=+,@-]*")
 _UNSAFE = re.compile(r"[^\w.=+,@-]+")
@@ -34,6 +36,7 @@ class MetaData:
         imports: modules of the user's that register environments or trainers.
         job_name: template of the runs' labels, `run_{seed}`; None for the swept keys.
         runs_trainer: whether the script is our `train.py`, whose settings can be checked.
+        script_file: the script's place, to be started.
     """
 
     exp_name: str
@@ -43,6 +46,7 @@ class MetaData:
     imports: tuple[str, ...] = ()
     job_name: str | None = None
     runs_trainer: bool = True
+    script_file: str = TRAINING_SCRIPT
 
 
 def read_meta_data(settings: Settings, spec_path: Path, section: Mark, problems: list[Problem]) -> MetaData:
@@ -106,6 +110,7 @@ class _MetaReader:
                 gpus.key.problem(f"using_gpus is not read; give the devices when you start: -g {flag}")
             )
         script = self._read_script()
+        file = script if is_file(Path(script)) else str(OUR_TRAINER)
         return MetaData(
             exp_name=self._read_exp_name(spec_path),
             script_path=script,
@@ -113,7 +118,8 @@ class _MetaReader:
             num_workers=self._read_num_workers(),
             imports=self._read_imports(),
             job_name=self._take_text("job_name") or None,
-            runs_trainer=script == TRAINING_SCRIPT or (is_file(Path(script)) and _is_trainer(script)),
+            runs_trainer=os.path.realpath(file) == str(OUR_TRAINER),
+            script_file=file,
         )
 
     def _refuse(self, key: str, message: str) -> None:
@@ -148,16 +154,12 @@ class _MetaReader:
         if script is None:
             script = TRAINING_SCRIPT
         script = os.path.normpath(script) if script else script
-        if is_file(Path(script)):
+        if is_file(Path(script)) or script == TRAINING_SCRIPT:
             return script
-        if "script_path" in self._settings:
-            near = [path.name for path in Path().glob("*.py")]
-            message = f"the script {script!r} is not there, seen from {Path.cwd()}{suggest(script, near)}"
-        else:
-            message = (
-                f"there is no {TRAINING_SCRIPT} in {Path.cwd()}; start from the project's folder, or give script_path"
-            )
-        self._refuse("script_path", message)
+        near = [TRAINING_SCRIPT, *(path.name for path in Path().glob("*.py"))]
+        self._refuse(
+            "script_path", f"the script {script!r} is not there, seen from {Path.cwd()}{suggest(script, near)}"
+        )
         return script
 
     def _read_num_workers(self) -> int | None:
@@ -182,10 +184,6 @@ class _MetaReader:
                 example = "; write package.module" if "/" in str(name) or str(name).endswith(".py") else ""
                 self._problems.append(mark.problem(f"imports: {show_value(name)} is not a module's name{example}"))
         return tuple(str(name) for name in names)
-
-
-def _is_trainer(script: str) -> bool:
-    return os.path.realpath(script) == os.path.realpath(TRAINING_SCRIPT)
 
 
 def _explain_unknown_key(key: str) -> str:

@@ -39,14 +39,19 @@ def ask_preflight(script: str, kind: Literal["check", "count"], shapes: Sequence
     """
     if not shapes:
         return []
-    answer = subprocess.run(
-        [sys.executable, script, "--preflight", kind],
-        input="".join(json.dumps(shape) + "\n" for shape in shapes),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    try:
+        answer = subprocess.run(
+            [sys.executable, script, "--preflight", kind],
+            input="".join(json.dumps(shape) + "\n" for shape in shapes),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise PreflightError(
+            f"checking the settings took over {TIMEOUT_S} s: does making the environment hang?"
+        ) from None
     lines = [line for line in answer.stdout.splitlines() if line.startswith('{"faults"')]
     if answer.returncode or len(lines) != len(shapes):
         raise PreflightError(f"checking the settings failed:\n{answer.stderr.strip() or answer.stdout.strip()}")

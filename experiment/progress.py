@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from experiment.engines.local import Handle
 from experiment.run import Run
+from experiment.streams import silence_stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,10 +47,11 @@ def read_progress(run: Run) -> Progress:
             continue
         if not isinstance(row, dict):
             continue
-        step = max(row.get("env_step", 0), row.get("step", 0))
-        speed = row.get("time/fps", speed)
-        numbers = [row[name] for name in RETURN_NAMES if isinstance(row.get(name), (int, float))]
-        episode_return = numbers[0] if numbers else episode_return
+        # Only numbers: a script that isn't ours may write anything here, and ours write "nan" as text.
+        numbers = {name: value for name, value in row.items() if type(value) in (int, float)}
+        step = int(max(numbers.get("env_step", 0), numbers.get("step", 0)))
+        speed = numbers.get("time/fps", speed)
+        episode_return = next((numbers[name] for name in RETURN_NAMES if name in numbers), episode_return)
     return Progress(step, speed, episode_return)
 
 
@@ -101,6 +103,7 @@ class PlainView:
             self._stream.write(text + "\n")
             self._stream.flush()
         except OSError:
+            silence_stdout()
             self._stream = None
 
     def update(self, handles: Sequence[Handle], tally: Tally) -> None:
@@ -141,6 +144,7 @@ class LiveView:
         try:
             show()
         except OSError:
+            silence_stdout()
             self._silent = True
 
     def _build_table(self, handles: Sequence[Handle], tally: Tally) -> Table:

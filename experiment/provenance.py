@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +21,56 @@ NOT_CODE = {"logs", "tests", "docs", "benchmarks", "build", "dist", "node_module
 GIT_TIMEOUT_S = 20
 
 
-def hash_code(root: Path) -> str:
-    """Give the version of the code below a folder: a hash of its sources, whether or not they are committed.
+def hash_code(roots: Sequence[Path]) -> str:
+    """Give the version of the code below some folders: a hash of its sources, whether or not they are committed.
 
-    Tests, benchmarks, documents, logs and hidden folders don't count: they can't change a run.
+    Tests, benchmarks, documents, logs and hidden files don't count: they can't change a run.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(_list_sources(root)):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    for root in roots:
+        for path in sorted(_list_sources(root)):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def _list_sources(root: Path) -> Iterator[Path]:
     for folder, children, names in os.walk(root):
         children[:] = [name for name in children if not name.startswith(".") and not _is_left_out(Path(folder), name)]
-        yield from (Path(folder) / name for name in names if name.endswith(CODE_SUFFIXES))
+        paths = [Path(folder) / name for name in names if name.endswith(CODE_SUFFIXES) and not name.startswith(".")]
+        yield from (path for path in paths if path.is_file())
 
 
 def _is_left_out(folder: Path, name: str) -> bool:
     return name in NOT_CODE or name == "__pycache__" or (folder / name / "pyvenv.cfg").exists()
 
 
-def record_provenance(experiment_dir: Path, root: Path, gpus: Sequence[Gpu]) -> str:
-    """Write `env.json` once an experiment and `code/<version>/` once a version. Gives the version of the code."""
-    version = hash_code(root)
+def record_provenance(experiment_dir: Path, roots: Sequence[Path], gpus: Sequence[Gpu]) -> str:
+    """Write `env.json` once an experiment and `code/<version>/` once a version. Gives the version of the code.
+
+    `code/<version>/` has the commit, what differs from it, and, under `untracked/`, sources that git doesn't have.
+    """
+    version = hash_code(roots)
     folder = experiment_dir / "code" / version
     if not (folder / "commit").exists():
         folder.mkdir(parents=True, exist_ok=True)
+        root = roots[0]
         write_atomically(folder / "diff", [_ask_git(root, "diff", "HEAD", "--binary") or b""])
+        _keep_untracked(root, folder / "untracked")
         commit = _ask_git(root, "rev-parse", "HEAD")
         write_atomically(folder / "commit", [commit or b"not a git checkout, or nothing committed\n"])
     if not (experiment_dir / "env.json").exists():
         write_json(experiment_dir / "env.json", describe_machine(gpus))
     return version
+
+
+def _keep_untracked(root: Path, target: Path) -> None:
+    listed = _ask_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
+    sources = {path.relative_to(root) for path in _list_sources(root)}
+    for name in map(Path, filter(None, listed.decode(errors="replace").split("\0"))):
+        if name in sources:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target / name, [(root / name).read_bytes()])
 
 
 def _ask_git(root: Path, *words: str) -> bytes | None:
@@ -74,7 +91,7 @@ def describe_machine(gpus: Sequence[Gpu]) -> dict[str, Any]:
         "host": platform.node(),
         "cpu": _read_cpu_name(),
         "cores": count_cores(),
-        "gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.name} for gpu in gpus],
+        "gpus": [asdict(gpu) for gpu in gpus],
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiment.files import read_json
 from experiment.identity import ID_LENGTH
-from experiment.locks import is_locked
+from experiment.locks import acquire_lock, is_locked, wait_for_lock
 
 MAX_LABEL = 120
 _FOLDER = re.compile(rf"(?P<label>.*)__(?P<id>[0-9a-f]{{{ID_LENGTH}}})")
@@ -132,9 +132,9 @@ class Run:
     def archive(self, attempt: int) -> None:
         """Move what the run has written into one of its attempts, so that it can start again and nothing is lost.
 
-        Checkpoints go first: from then on nothing resumes from them. To be called by whoever holds the lock.
+        The run's `exit.json` goes first: a run that is DONE has its results. To be called by whoever holds the lock.
         """
-        for path in (self.checkpoints_dir, self.metrics_path, self.summary_path, self.tensorboard_dir, self.exit_path):
+        for path in (self.exit_path, self.summary_path, self.checkpoints_dir, self.metrics_path, self.tensorboard_dir):
             if path.exists():
                 target = self.attempt_dir(attempt) / "archive"
                 target.mkdir(parents=True, exist_ok=True)
@@ -142,15 +142,22 @@ class Run:
 
     def status(self) -> RunStatus:
         """Derive what the run is doing from its files and its lock; nothing is stored anywhere."""
-        if self.exit_path.exists():
-            return RunStatus(State.DONE, attempt=self.last_attempt())
-        if is_locked(self.lock_path):
-            return RunStatus(State.RUNNING, attempt=self.last_attempt())
-        return self.rest_status()
+        # The number comes first: who compares it later must see that somebody has started another attempt since.
+        attempt = self.last_attempt()
+        if not self.exit_path.exists() and is_locked(self.lock_path):
+            return RunStatus(State.RUNNING, attempt=attempt)
+        return self._derive_rest(attempt)
 
     def rest_status(self) -> RunStatus:
         """Derive the status of a run that nobody else is running (or whose lock is ours)."""
-        attempt = self.last_attempt()
+        return self._derive_rest(self.last_attempt())
+
+    def count_failures(self, since: int) -> int:
+        """Give how many attempts after a number failed, or ended without a word; stops don't count."""
+        endings = [self.read_exit(attempt) for attempt in range(since + 1, self.last_attempt() + 1)]
+        return sum(ending is None or not (ending["ok"] or ending["reason"] == "requeue") for ending in endings)
+
+    def _derive_rest(self, attempt: int) -> RunStatus:
         if self.exit_path.exists():
             return RunStatus(State.DONE, attempt=attempt)
         if attempt == 0:
@@ -177,3 +184,31 @@ def find_runs(experiment_dir: Path) -> Iterator[Run]:
     for name in names:
         if _FOLDER.fullmatch(name):
             yield Run.open(experiment_dir / name)
+
+
+def find_folder(run: Run) -> Run:
+    """Give the run in the folder that its id has by now, whatever the label; of several, a finished one first."""
+    there = [found for found in find_runs(run.experiment_dir) if found.id == run.id]
+    if not there:
+        return run
+    there.sort(key=lambda found: not found.exit_path.exists())
+    return Run(there[0].folder, run.id, run.label)
+
+
+def claim_run(run: Run) -> tuple[Run, int | None]:
+    """Take a run's lock, making its folder where there is none; None instead of the lock where somebody runs it.
+
+    Folders are found or made one at a time in an experiment, so that two runners that label an id differently still
+    come to the same folder. The run is given as it was found.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    run.experiment_dir.mkdir(parents=True, exist_ok=True)
+    turn = wait_for_lock(run.experiment_dir / ".folders.lock")
+    try:
+        run = find_folder(run)
+        run.folder.mkdir(exist_ok=True)
+        return run, acquire_lock(run.lock_path)
+    finally:
+        os.close(turn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,11 +42,16 @@ def make_slots(devices: int, jobs: int) -> list[Slot]:
     return [Slot(number % devices, number // devices) for number in range(jobs)]
 
 
-def decide_after(ending: Ending, retries_left: int, stopping: bool) -> Verdict:
+def decide_after(ending: Ending, retries_left: int, stopping: bool, can_move: bool) -> Verdict:
     """Say what becomes of a run whose attempt ended so.
 
-    Settings that were refused (`config`) are never tried again. A vanished device (exit code 3) costs no retry: the run
-    moves to another one. See `count_retries` for what an ending grants.
+    Settings that were refused (`config`) are never tried again.
+
+    Args:
+        ending: how it ended.
+        retries_left: what `count_retries` grants, less what was used.
+        stopping: whether nothing is to be started any more.
+        can_move: whether exit code 3 means a vanished device (our trainer, on a GPU): the run moves to another one.
     """
     if ending.reason == "ok":
         return Verdict.DONE
@@ -54,7 +59,7 @@ def decide_after(ending: Ending, retries_left: int, stopping: bool) -> Verdict:
         return Verdict.STOPPED
     if stopping:
         return Verdict.FAILED
-    if ending.returncode == DEVICE_GONE:
+    if can_move and ending.returncode == DEVICE_GONE:
         return Verdict.MOVE
     if ending.reason != "config" and retries_left > 0:
         return Verdict.RETRY
@@ -66,8 +71,19 @@ def count_retries(ending: Ending, asked: int) -> int:
 
     SIGKILL, or the death of its supervisor, says nothing against a run: it goes on from its checkpoint.
     """
-    killed = ending.reason == "lost" or ending.returncode == KILLED
-    return max(asked, RESUMES_AFTER_KILL) if killed else asked
+    return max(asked, RESUMES_AFTER_KILL) if was_killed(ending) else asked
+
+
+def was_killed(ending: Ending) -> bool:
+    """Tell whether an attempt was killed from outside, it or its supervisor."""
+    return ending.reason == "lost" or (ending.reason == "signal" and ending.returncode == KILLED)
+
+
+def move_slot(gone: Slot, left: Sequence[Slot], devices: int, gone_devices: Collection[int]) -> Slot | None:
+    """Give the place that takes over from one whose device is gone: on a device that has none yet, if there is one."""
+    used = {slot.device for slot in left} | set(gone_devices)
+    unused = [device for device in range(devices) if device not in used]
+    return Slot(unused[0], gone.place) if unused else None
 
 
 DEVICE_GONE = 3

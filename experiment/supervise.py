@@ -27,6 +27,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 REASONS = {0: "ok", 2: "config", 75: "requeue", 86: "oom", 87: "health"}
 CANNOT_START = 127
+MAX_POLL_MS = 2**31 - 1
+"""The longest that poll can wait, 24.8 days; a longer deadline is looked at again then."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ class Supervisor:
         )
 
     def _catch_signals(self) -> int:
-        """Turn SIGTERM into a byte to be read, so that one poll sees everything. Gives the end to read from."""
+        """Turn signals into bytes to be read, so that one poll sees everything. Gives the end to read from."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer)
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        for heard in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(heard, lambda *_: None)
         for ignored in (signal.SIGINT, signal.SIGHUP):
             signal.signal(ignored, signal.SIG_IGN)
         return reader
@@ -105,8 +108,9 @@ class Supervisor:
                 _, status, usage = os.wait4(self.pid, 0)
                 return status, usage
             if wakeup in ready:
-                os.read(wakeup, 64)
-                self._ask("stop", self.job.grace_s)
+                if signal.SIGTERM in os.read(wakeup, 64):
+                    self._ask("stop", self.job.grace_s)
+                reap_adopted(self.pid)
             if self.job.control_fd in ready and not self._hear_runner():
                 poll.unregister(self.job.control_fd)
             self._check_deadlines()
@@ -144,7 +148,7 @@ class Supervisor:
         deadlines = [deadline for deadline in (self.timeout_at, self.kill_at) if deadline is not None]
         if not deadlines:
             return None
-        return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+        return min(MAX_POLL_MS, max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1))
 
 
 def start_training(job: Job) -> int:
@@ -157,11 +161,14 @@ def start_training(job: Job) -> int:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.set_inheritable(job.control_fd, False)
     os.set_inheritable(job.lock_fd, True)
+    # A SIGTERM that came before the training has its own handlers would be heard by ours and forgotten by exec.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     log = os.open(
         Path(job.run_dir) / "attempts" / f"{job.attempt:03d}" / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
     )
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(log)
         return pid
     try:
@@ -170,8 +177,9 @@ def start_training(job: Job) -> int:
         if os.getppid() != parent:
             os._exit(CANNOT_START)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -181,6 +189,15 @@ def start_training(job: Job) -> int:
         os.write(2, f"{job.command[0]} can't be started: {error}\n".encode())
     finally:
         os._exit(CANNOT_START)
+
+
+def reap_adopted(training: int) -> None:
+    """Reap the descendants that have come to be our children and ended; not the training, which is waited for apart."""
+    while True:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None or ended.si_pid == training:
+            return
+        os.waitpid(ended.si_pid, 0)
 
 
 def kill_descendants() -> None:
@@ -249,5 +266,16 @@ def write_whole(path: Path, value: dict[str, object]) -> None:
     os.close(folder)
 
 
+def main() -> int:
+    """Run the job that the command line describes; 1 when its folder can't be written any more."""
+    job = Job(**json.loads(sys.argv[1]))
+    try:
+        Supervisor(job).run()
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or job.run_dir}: {error.strerror}; how the run ended is not written down\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    Supervisor(Job(**json.loads(sys.argv[1]))).run()
+    sys.exit(main())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
 from experiment.faults import FaultList
-from experiment.files import append_event, dump_settings, write_atomically
-from experiment.launch import Request, RunOutcome, SweepResult, launch_runs
+from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
+from experiment.launch import launch_runs
+from experiment.messages import announce, describe_command, rerun_command, sum_up
+from experiment.outcomes import Request, read_stop_request
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
@@ -25,9 +27,9 @@ from experiment.provenance import record_provenance
 from experiment.run import Run, State
 from experiment.schedule import count_threads
 from experiment.spec import ExperimentSpec
-from experiment.views import STOP_NAME, ViewError, find_run
+from experiment.views import STOP_NAME, ViewError
 
-BAD_SPEC, FAILED = 2, 1
+BAD_SPEC = 2
 
 
 def run_sweep(
@@ -44,6 +46,9 @@ def run_sweep(
         SpecError: with every problem of all combinations; nothing was started or written.
         OSError: the experiment's folder can't be written; nothing was started.
     """
+    experiment_dir = args.log_root / spec.meta.exp_name
+    # Read before anything that takes time: whoever asks from here on means this launch too.
+    stop_seen = read_stop_request(experiment_dir / STOP_NAME)
     plan = plan_runs(spec, args.log_root, build_config, args.only)
     try:
         totals = check_environments(spec, plan)
@@ -51,14 +56,15 @@ def run_sweep(
     except (PreflightError, ViewError) as error:
         print(error, file=sys.stderr)
         return BAD_SPEC
-    experiment_dir = args.log_root / spec.meta.exp_name
+    # `--rerun ID` means that one alone.
+    runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
+    roots = find_code_roots(spec)
     experiment_dir.mkdir(parents=True, exist_ok=True)
-    version = record_provenance(experiment_dir, Path.cwd(), gpus)
+    version = record_provenance(experiment_dir, roots, gpus)
     write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
     write_plan(experiment_dir / "plan.jsonl", spec, plan)
-    jobs = min(choose_jobs(spec, args, devices), len(plan.runs))
+    jobs = min(choose_jobs(spec, args, devices), len(runs))
     limits = Limits(threads=count_threads(count_cores(), jobs), timeout_s=args.timeout)
-    announce(plan, devices, jobs, limits, remark)
     request = Request(
         work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
         jobs=jobs,
@@ -66,42 +72,58 @@ def run_sweep(
         rerun=rerun,
         code_version=version,
         stop_path=experiment_dir / STOP_NAME,
-        rerun_command=lambda run: f"{repeat_command(args)} --rerun {run.id}",
+        stop_seen=stop_seen,
+        rerun_command=lambda run: rerun_command(args, run),
     )
-    view = open_view(args.plain, totals)
     events = experiment_dir / "events.jsonl"
-    append_event(events, "launched", runs=len(plan.runs), jobs=jobs, code_version=version, command=repeat_command(args))
+    command = describe_command(args)
+    append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command)
+    engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, roots, gpus))
+    view = open_view(args.plain, totals)
     try:
-        result = launch_runs(plan.runs, LocalEngine(limits, version), devices, request, view)
+        announce(view, plan, runs, devices, limits, request, remark)
+        result = launch_runs(runs, engine, devices, request, view)
     finally:
         view.close()
+    sum_up(view, result, runs, args)
     append_event(events, "left", exit_code=result.exit_code)
-    sum_up(result, plan, args)
     if not args.no_report and spec.meta.runs_trainer:
         write_report(experiment_dir)
     return result.exit_code
 
 
+def find_code_roots(spec: ExperimentSpec) -> list[Path]:
+    """Give the folders whose code a run may use: the current one, and the script's where that is another."""
+    here, script = Path.cwd(), Path(spec.meta.script_file).resolve()
+    return [here] if script.is_relative_to(here.resolve()) else [here, script.parent]
+
+
 def check_environments(spec: ExperimentSpec, plan: Plan) -> dict[str, int]:
     """Check each distinct environment in one process, before anything starts. Gives `max_timesteps` by run id.
+
+    Only the runs that are asked for are looked at.
 
     Raises:
         SpecError: an environment isn't there, or a trainer can't act in it.
         PreflightError: the check itself failed.
     """
     firsts: dict[str, Planned] = {}
+    counts: Counter[str] = Counter()
     totals: dict[str, int] = {}
     for run in plan.runs:
         planned = plan.check_again(run.id)
         if planned.config is not None:
-            firsts.setdefault(shape_key(planned.config.shape_settings()), planned)
+            key = shape_key(planned.config.shape_settings())
+            firsts.setdefault(key, planned)
+            counts[key] += 1
             totals[run.id] = planned.config.resolved()["max_timesteps"]
     shapes = [planned.config.shape_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
-    for planned, answer in zip(firsts.values(), ask_preflight(spec.meta.script_path, "check", shapes), strict=True):
+    answers = ask_preflight(spec.meta.script_file, "check", shapes)
+    for (key, planned), answer in zip(firsts.items(), answers, strict=True):
         for fault in answer.faults:
-            faults.add(planned.combination, fault)
-    faults.raise_any(len(firsts))
+            faults.add(planned.combination, fault, counts[key])
+    faults.raise_any(len(plan.runs))
     return totals
 
 
@@ -121,8 +143,11 @@ def choose_reruns(wanted: str | None, plan: Plan) -> set[str]:
     matches = [run_id for run_id in states if run_id.startswith(wanted)]
     if len(matches) == 1:
         return set(matches)
-    folders = sorted({run.experiment_dir for run in plan.runs})
-    raise ViewError(f"--rerun {wanted}: the spec has no such run (it has {find_run(wanted, folders).label!r} on disk)")
+    if matches:
+        raise ViewError(f"--rerun {wanted}: it begins {len(matches)} ids: {', '.join(matches[:5])}; give more of it")
+    if any(run_id.startswith(wanted) for run_id in plan.ids):
+        raise ViewError(f"--rerun {wanted}: that run is left out by --only")
+    raise ViewError(f"--rerun {wanted}: the spec has no run with this id; -n lists them")
 
 
 def choose_jobs(spec: ExperimentSpec, args: Namespace, devices: Sequence[Device]) -> int:
@@ -135,68 +160,24 @@ def choose_jobs(spec: ExperimentSpec, args: Namespace, devices: Sequence[Device]
 
 def make_work(planned: Planned, run: Run, device: Device, spec: ExperimentSpec) -> Work:
     """Give what to start for a run."""
-    command, sets_own_device = build_command(spec.meta.script_path, run.config_path, device)
-    return Work(dump_settings(planned.resolved()), command, sets_own_device)
-
-
-def announce(plan: Plan, devices: Sequence[Device], jobs: int, limits: Limits, remark: str | None) -> None:
-    """Say what is about to happen."""
-    for note in (*plan.notes, remark):
-        if note:
-            print(f"note: {note}")
-    states = [run.status().state for run in plan.runs]
-    done = states.count(State.DONE)
-    places = ", ".join(device.name for device in devices)
-    threads = f"{limits.threads} thread{'s' * (limits.threads > 1)} each"
-    print(f"{len(states)} runs: {done} done, {len(states) - done} to run; {jobs} at a time on {places}, {threads}")
-
-
-def sum_up(result: SweepResult, plan: Plan, args: Namespace) -> None:
-    """Say what became of the runs, each failure once more with the command that runs just that one again."""
-    by_state: dict[State, list[RunOutcome]] = {}
-    for outcome in result.outcomes:
-        by_state.setdefault(outcome.state, []).append(outcome)
-    failed = by_state.get(State.FAILED, [])
-    for outcome in failed:
-        reason = outcome.ending.reason if outcome.ending else "?"
-        message = outcome.ending.message if outcome.ending else ""
-        before = "" if outcome.fresh else " before, left as it is"
-        print(f"failed{before}: {outcome.run.label} ({reason}): {message}")
-        print(f"        log: {outcome.run.console_path(outcome.run.last_attempt())}")
-        print(f"        again: {repeat_command(args)} --rerun {outcome.run.id}")
-    if any(not outcome.fresh for outcome in failed):
-        count = sum(not outcome.fresh for outcome in failed)
-        print(f"{count} failed before with these settings and this code; --rerun failed runs them again")
-    stopped = len(by_state.get(State.STOPPED, []))
-    left = len(plan.runs) - len(result.outcomes)
-    parts = [f"{len(by_state.get(State.DONE, []))} done"]
-    parts += [f"{len(failed)} failed"] if failed else []
-    parts += [f"{stopped} stopped"] if stopped else []
-    parts += [f"{left} not started"] if left else []
-    again = f"; the same command goes on: {repeat_command(args)}" if stopped or left else ""
-    print(", ".join(parts) + again)
-
-
-def repeat_command(args: Namespace) -> str:
-    """Give the command that launches this spec in the same way, ready to paste."""
-    words = ["python", "run_experiment.py", "-e", str(args.spec), "-g", args.gpus]
-    words += ["-j", str(args.jobs)] if args.jobs else []
-    words += ["--log-root", str(args.log_root)] if args.log_root != Path("logs") else []
-    for override in args.overrides:
-        words += ["-o", override]
-    return shlex.join(words)
+    is_foreign = not spec.meta.runs_trainer
+    command = build_command(spec.meta.script_file, run.config_path, device, is_foreign)
+    heading = f"The settings of this run, as {spec.meta.script_path} was given them." if is_foreign else CONFIG_HEADING
+    return Work(dump_settings(planned.resolved(), heading), command, is_foreign)
 
 
 def describe_spec(spec: ExperimentSpec, args: Namespace) -> str:
     """Give the text of `spec.yaml`: the file itself, or, with `-o` or `extends`, what they make of it."""
     if not args.overrides and len(spec.files) == 1:
         return spec.path.read_text(encoding="utf-8")
-    meta = {
-        key: value for key, value in asdict(spec.meta).items() if value not in (None, "", ()) and key != "runs_trainer"
-    }
+    empty: tuple[object, ...] = (None, "", ())
+    derived = ("runs_trainer", "script_file")
+    meta = {key: value for key, value in asdict(spec.meta).items() if value not in empty and key not in derived}
+    # An entry that an override has left without any combination would be refused when this is read again.
+    exclude = [entry for entry in spec.exclude if not spec.select(entry).misfits]
     sections: dict[str, Any] = {"meta_data": meta, "constants": spec.constants, "variables": spec.variables}
     sections |= {"cases": spec.cases} if spec.cases else {}
-    sections |= {"exclude": spec.exclude} if spec.exclude else {}
+    sections |= {"exclude": exclude} if exclude else {}
     made_of = " ".join([str(spec.path), *(f"-o {override}" for override in args.overrides)])
     lines = [f"# Made of {made_of}"]
     for section, content in sections.items():
@@ -213,6 +194,11 @@ def write_report(experiment_dir: Path) -> None:
     # matplotlib keeps a list of fonts; without this it would write it into the home folder.
     environment = {"MPLCONFIGDIR": str(Path(".cache/matplotlib").absolute())} | os.environ
     command = [sys.executable, "-m", "analysis.report", str(experiment_dir)]
-    answer = subprocess.run(command, env=environment, check=False)
+    again = f"once more: python -m analysis.report {experiment_dir}"
+    try:
+        answer = subprocess.run(command, env=environment, check=False)
+    except KeyboardInterrupt:
+        print(f"the report was interrupted; {again}", file=sys.stderr)
+        return
     if answer.returncode:
-        print(f"the report failed; once more: python -m analysis.report {experiment_dir}", file=sys.stderr)
+        print(f"the report failed; {again}", file=sys.stderr)

@@ -48,7 +48,13 @@ def list_lines(experiment_dir: Path) -> Iterator[Line]:
     folders = {run.id: run for run in find_runs(experiment_dir)}
     seen: set[str] = set()
     with plan.open(encoding="utf-8") as rows:
-        for row in map(json.loads, rows):
+        for number, text in enumerate(rows, 1):
+            try:
+                row = json.loads(text)
+            except ValueError:
+                raise ViewError(
+                    f"{plan}:{number}: this line is cut short; launching the spec again rewrites it"
+                ) from None
             if row["id"] in seen:
                 continue
             seen.add(row["id"])
@@ -99,8 +105,11 @@ def find_run(run_id: str, folders: list[Path]) -> Run:
         ViewError: none does, or several do.
     """
     found = [run for folder in folders for run in find_runs(folder) if run.id.startswith(run_id)]
-    if len({run.id for run in found}) == 1 and run_id:
+    if len(found) == 1 and run_id:
         return found[0]
+    if len({run.id for run in found}) == 1:
+        there = ", ".join(str(run.experiment_dir) for run in found)
+        raise ViewError(f"{run_id!r} is in several experiments; choose one by -e: {there}")
     places = ", ".join(str(folder) for folder in folders) or "no experiment at all"
     if not found or not run_id:
         raise ViewError(f"no run has the id {run_id!r} in {places}; `status` lists them")

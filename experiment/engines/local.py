@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from experiment import supervise
 from experiment.devices import Device
 from experiment.files import now_text, write_atomically, write_json
-from experiment.locks import acquire_lock
 from experiment.run import Run
 from experiment.schedule import Ending
 
@@ -30,8 +29,9 @@ class Work:
 
     config_text: str
     command: tuple[str, ...]
-    sets_own_device: bool
-    """True for a script that sets `CUDA_VISIBLE_DEVICES` itself, from `-g`."""
+    is_foreign: bool
+    """True for a script that isn't our trainer: it sets `CUDA_VISIBLE_DEVICES` itself, from `-g`, and its exit code 3
+    means nothing in particular."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,25 @@ class Limits:
 
 
 class Handle:
-    """A run in progress, as its runner sees it. `pidfd` becomes readable when it is over."""
+    """A run in progress, as its runner sees it. `pidfd` becomes readable when it is over.
 
-    def __init__(self, run: Run, attempt: int, device: Device, process: subprocess.Popen[bytes], control: int) -> None:
+    `can_move` tells whether exit code 3 would mean that the device is gone.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        attempt: int,
+        device: Device,
+        process: subprocess.Popen[bytes],
+        control: int,
+        *,
+        can_move: bool,
+    ) -> None:
         self.run = run
         self.attempt = attempt
         self.device = device
+        self.can_move = can_move
         self.pidfd = os.pidfd_open(process.pid)
         self._process = process
         self._control = control
@@ -91,14 +104,9 @@ def describe_ending(ending: Mapping[str, Any], console: Path) -> Ending:
 class LocalEngine:
     """Starts runs on this machine."""
 
-    def __init__(self, limits: Limits, code_version: str) -> None:
+    def __init__(self, limits: Limits, find_code_version: Callable[[], str]) -> None:
         self.limits = limits
-        self.code_version = code_version
-
-    def claim(self, run: Run) -> int | None:
-        """Take the run's lock, making its folder where there is none; None where somebody runs it."""
-        run.folder.mkdir(parents=True, exist_ok=True)
-        return acquire_lock(run.lock_path)
+        self.find_code_version = find_code_version
 
     def start(self, run: Run, lock: int, work: Work, device: Device) -> Handle:
         """Start the next attempt of a run whose lock we hold; the lock goes over to its supervisor.
@@ -109,7 +117,9 @@ class LocalEngine:
         reader, writer = os.pipe()
         try:
             threads = choose_threads(run, self.limits.threads)
-            attempt = prepare_attempt(run, work.config_text, work.command, device.name, threads, self.code_version)
+            # Looked at for each run: the code may have been edited while runs were waiting.
+            version = self.find_code_version()
+            attempt = prepare_attempt(run, work.config_text, work.command, device.name, threads, version)
             job = supervise.Job(
                 lock_fd=lock,
                 control_fd=reader,
@@ -133,7 +143,7 @@ class LocalEngine:
         finally:
             os.close(reader)
             os.close(lock)
-        return Handle(run, attempt, device, process, writer)
+        return Handle(run, attempt, device, process, writer, can_move=not work.is_foreign and device.gpu is not None)
 
 
 def make_environment(run: Run, attempt: int, work: Work, device: Device, threads: int) -> dict[str, str]:
@@ -142,7 +152,6 @@ def make_environment(run: Run, attempt: int, work: Work, device: Device, threads
     environment |= {
         "GRIDPILOT_RUN_DIR": str(run.folder.absolute()),
         "GRIDPILOT_ATTEMPT": str(attempt),
-        "GRIDPILOT_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
         # The order of sets of text follows it: two attempts of one run have to agree.
         "PYTHONHASHSEED": "0",
@@ -150,7 +159,7 @@ def make_environment(run: Run, attempt: int, work: Work, device: Device, threads
         # Without it cuBLAS may sum in another order each time.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    return environment if work.sets_own_device else environment | device.environment()
+    return environment if work.is_foreign else environment | device.environment()
 
 
 def choose_threads(run: Run, wanted: int) -> int:
@@ -182,16 +191,16 @@ def prepare_attempt(
     return attempt
 
 
-def build_command(script: str, config_path: Path, device: Device) -> tuple[tuple[str, ...], bool]:
-    """Give the command that trains one run, and whether it places itself on its device.
+def build_command(script: str, config_path: Path, device: Device, is_foreign: bool) -> tuple[str, ...]:
+    """Give the command that trains one run.
 
-    `train.py` finds its one device visible. Another script is told the physical index (-1 for the CPU) and hides the
+    Our trainer finds its one device visible. Another script is told the physical index (-1 for the CPU) and hides the
     other devices itself.
     """
-    if Path(script).name == "train.py":
-        return (sys.executable, script, "-e", str(config_path)), False
-    index = -1 if device.gpu is None else device.gpu.physical
-    return (sys.executable, script, "-e", str(config_path), "-g", str(index)), True
+    command = (sys.executable, script, "-e", str(config_path))
+    if not is_foreign:
+        return command
+    return (*command, "-g", str(-1 if device.gpu is None else device.gpu.physical))
 
 
 def last_lines(path: Path, count: int) -> Sequence[str]:

@@ -132,7 +132,7 @@ def test_a_failing_child_makes_the_sweep_fail_truthfully(tmp_path: Path) -> None
     assert "FAILED  index=1 (error): ValueError: boom" in answer.stdout
     assert "2 done, 1 failed" in answer.stdout
     again = next(line for line in answer.stdout.splitlines() if "again:" in line).split("again: ")[1]
-    assert again.startswith("python run_experiment.py -e spec.yaml -g cpu --rerun ")
+    assert again.startswith(f"{sys.executable} {RUNNER} -e spec.yaml -g cpu --rerun ")
     second = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", expect=1)
     assert "1 failed before" in second.stdout
     run(tmp_path, *again.split()[2:], "--plain", expect=1)
@@ -155,6 +155,83 @@ def test_a_foreign_script_gets_its_config_its_device_and_its_folder(tmp_path: Pa
     write_work(tmp_path, code)
     answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
     assert "work.py is not ours: its settings are passed on unchecked" in answer.stdout
+
+
+def test_two_launches_that_label_runs_differently_share_them_too(tmp_path: Path) -> None:
+    write_work(tmp_path, "open('truth.log', 'a').write('END\\n')", "index: [0, 1, 2, 3, 4, 5]\n  other: [1]")
+    words = [sys.executable, RUNNER, "-e", "spec.yaml", "-g", "cpu", "-j", "1", "--plain"]
+    runners = [subprocess.Popen([*words, *more], cwd=tmp_path) for more in ([], ["-o", "other=1"])]
+    assert [runner.wait(120) for runner in runners] == [0, 0]
+    assert (tmp_path / "truth.log").read_text() == "END\n" * 6
+    assert len(list(tmp_path.glob("logs/spec/*__*"))) == 6
+
+
+def test_printing_into_a_closed_pipe_changes_no_exit_code_and_ends_no_sweep(tmp_path: Path) -> None:
+    write_work(tmp_path, "0")
+    words = [sys.executable, RUNNER, "-e", "spec.yaml", "-g", "cpu", "--plain"]
+    runner = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert runner.stdout is not None
+    runner.stdout.close()
+    assert runner.wait(60) == 0
+    assert runner.stderr is not None
+    assert runner.stderr.read() == b""
+    runner.stderr.close()
+    assert [ending["ok"] for ending in read_endings(tmp_path)] == [True] * 3
+
+
+def test_a_users_own_train_py_is_another_script(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import sys; assert '-g' in sys.argv and '--preflight' not in sys.argv")
+    (tmp_path / "spec.yaml").write_text("variables: {anything: [1e-5]}\n")
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    assert "train.py is not ours" in answer.stdout
+
+
+def test_a_script_that_calls_train_py_trains_a_run_of_its_own(tmp_path: Path) -> None:
+    settings = "--algorithm_name ddpg --env_name Pendulum-v1 --max_timesteps 30 --learning_starts 9 --batch_size 8"
+    words = [str(ROOT / "train.py"), *settings.split()]
+    code = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, *{words!r}]))"
+    write_work(tmp_path, code, "index: [0]")
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    assert list(tmp_path.glob("logs/ddpg_Pendulum-v1/ddpg__*/exit.json"))
+
+
+def test_a_dangling_link_among_the_sources_is_passed_over(tmp_path: Path) -> None:
+    write_work(tmp_path, "0")
+    (tmp_path / ".#work.py").symlink_to("nobody@nowhere")
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("imports: [nope_mod]}\nconstants: {algorithm_name: mine", "'nope_mod' can't be imported: ModuleNotFoundError"),
+        (
+            "imports: [nope_mod]}\nconstants: {algorithm_name: ddpg, env_name: Pendulum-v1",
+            "'nope_mod' can't be imported",
+        ),
+        ("exp_name: x}\nconstants: {algorithm_name: [ddpg]", "algorithm_name must be text"),
+    ],
+)
+def test_what_can_not_be_imported_or_named_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "spec.yaml").write_text(f"meta_data: {{{text}}}\n")
+    answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", expect=2)
+    assert answer.stderr.startswith("spec.yaml:")
+    assert message in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_train_py_refuses_what_it_can_not_train_before_it_makes_anything(tmp_path: Path) -> None:
+    for words in (["--env_name", "Nope-v1"], ["--imports", "foo", "--env_name", "Pendulum-v1"], ["--bacth_size", "3"]):
+        answer = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "--algorithm_name", "ddpg", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == 2, answer.stderr
+        assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "logs").exists()
 
 
 def test_two_launches_at_the_same_moment_share_the_work(tmp_path: Path) -> None:
@@ -192,10 +269,10 @@ def test_a_gpu_that_dies_under_its_run_ends_the_sweep_with_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_work(tmp_path, "import sys; print('no CUDA device'); sys.exit(3)")
+    (tmp_path / "spec.yaml").write_text(DDPG + "variables: {seed: [1, 2]}\n")
     gpus = [Gpu(0, 0, "GPU-0", "A100", 1)]
-    assert main(["-e", "spec.yaml", "-g", "0", "--plain"], build_config, lambda: gpus) == 3
-    assert "device 0 is gone: no CUDA device" in capsys.readouterr().out
+    assert main(["-e", "spec.yaml", "-g", "0", "--plain", "--no-report"], build_config, lambda: gpus) == 3
+    assert "device 0 is gone: GPU 0 was asked for, and torch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -209,6 +286,8 @@ def test_a_gpu_that_dies_under_its_run_ends_the_sweep_with_three(
         (["-e", "spec.yaml", "-j", "0"], "'0' is not a whole number of at least 1"),
         (["-e", "spec.yaml", "--timeout", "soon"], "'soon' is no duration"),
         (["-e", "spec.yaml", "--log-root", "work.py"], "work.py"),
+        (["status", "-e", "spec.yaml", "--rerun", "all"], "status doesn't read --rerun"),
+        (["logs", "ffff", "-g", "0"], "logs doesn't read -g"),
         (["status", "-e", "spec.yaml"], "holds no experiment"),
         (["logs", "ffff"], "no run has the id 'ffff'"),
         ([], "give a spec"),
@@ -298,9 +377,9 @@ def test_a_hundred_thousand_combinations_are_shown_with_flat_memory(tmp_path: Pa
     seeds, taus = list(range(1000)), [index / 1000 for index in range(1, 101)]
     (tmp_path / "spec.yaml").write_text(f"{DDPG}variables:\n  seed: {seeds}\n  tau: {taus}\n")
     code = (
-        "import resource, sys; from run_experiment import build_config; from experiment.cli import main;"
+        "import re, sys; from run_experiment import build_config; from experiment.cli import main;"
         "code = main(['-e', 'spec.yaml', '-n', '--no-count'], build_config);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024); sys.exit(code)"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code],

@@ -120,7 +120,6 @@ BROKEN = [
 @pytest.fixture(autouse=True)
 def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("train.py").touch()
     Path("base.yaml").write_text(HEAD)
 
 
@@ -166,13 +165,6 @@ def test_a_problem_of_a_base_is_said_with_the_base_s_place() -> None:
     Path("base.yaml").write_text("constants:\n  algorithm_name: ddpg\n  env_name: P\n  tau: 2\n")
     assert find_problems("meta_data: {extends: base.yaml}\nvariables: {seed: [1, 2]}\n") == [
         "base.yaml:4:8: tau must be <= 1, got 2"
-    ]
-
-
-def test_without_a_train_py_the_folder_is_named() -> None:
-    Path("train.py").unlink()
-    assert find_problems(HEAD) == [
-        f"sweep.yaml:1:1: there is no train.py in {Path.cwd()}; start from the project's folder, or give script_path"
     ]
 
 

@@ -20,7 +20,6 @@ from experiment.spec import ExperimentSpec, load_spec
 @pytest.fixture(autouse=True)
 def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("train.py").touch()
 
 
 def load(text: str) -> ExperimentSpec:

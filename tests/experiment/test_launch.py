@@ -11,8 +11,9 @@ import pytest
 
 from experiment.devices import CPU, Device, Gpu
 from experiment.engines.local import Handle, Limits, LocalEngine, Work
-from experiment.launch import Request, RunOutcome, SweepResult, find_checkpoint_step, launch_runs
+from experiment.launch import launch_runs
 from experiment.locks import acquire_lock
+from experiment.outcomes import Request, RunOutcome, SweepResult, find_checkpoint_step, read_stop_request
 from experiment.progress import Tally
 from experiment.run import Run, State
 
@@ -51,12 +52,13 @@ def launch(
     retries: int = 0,
     rerun: Sequence[str] = (),
     code_version: str = "v1",
+    is_foreign: bool = False,
 ) -> tuple[SweepResult, RecordingView]:
     view = view or RecordingView()
     write = code if callable(code) else lambda _: code
 
     def make_work(run: Run, device: Device) -> Work:
-        return Work("seed: 1\n", (sys.executable, "-IS", "-c", write(run)), sets_own_device=False)
+        return Work("seed: 1\n", (sys.executable, "-IS", "-c", write(run)), is_foreign)
 
     request = Request(
         work=make_work,
@@ -65,10 +67,11 @@ def launch(
         rerun=rerun,
         code_version=code_version,
         stop_path=runs[0].experiment_dir / "stop.json",
+        stop_seen=read_stop_request(runs[0].experiment_dir / "stop.json"),
         rerun_command=lambda run: f"rerun {run.id}",
     )
     runs[0].experiment_dir.mkdir(parents=True, exist_ok=True)
-    return launch_runs(runs, LocalEngine(Limits(threads=1), code_version), devices, request, view), view
+    return launch_runs(runs, LocalEngine(Limits(threads=1), lambda: code_version), devices, request, view), view
 
 
 def states(result: SweepResult) -> list[State]:
@@ -93,7 +96,7 @@ def test_every_run_is_done_once_and_not_again(tmp_path: Path) -> None:
 
 def test_a_failing_run_does_not_stop_the_others_and_is_told_at_once(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 4)
-    result, view = launch(runs, lambda run: "raise ValueError('boom')" if run is runs[0] else "0", jobs=1)
+    result, view = launch(runs, lambda run: "raise ValueError('boom')" if run == runs[0] else "0", jobs=1)
     assert result.exit_code == 1
     assert states(result) == [State.FAILED, State.DONE, State.DONE, State.DONE]
     told = view.lines.index("FAILED  seed=0 (error): ValueError: boom")
@@ -116,7 +119,7 @@ def test_a_run_that_failed_before_is_left_unless_asked_for_or_the_code_changed(t
 
 def test_a_retry_is_given_to_what_fails_and_not_to_refused_settings(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 2)
-    result, _ = launch(runs, lambda run: f"raise SystemExit({1 if run is runs[0] else 2})", retries=2)
+    result, _ = launch(runs, lambda run: f"raise SystemExit({1 if run == runs[0] else 2})", retries=2)
     assert result.exit_code == 1
     assert [run.last_attempt() for run in runs] == [3, 1]
     assert [outcome.ending.reason for outcome in result.outcomes if outcome.ending] == ["error", "config"]
@@ -142,7 +145,7 @@ def test_five_first_runs_failing_alike_stop_a_larger_sweep(tmp_path: Path) -> No
 
 def test_a_run_that_wants_to_go_on_later_leaves_work(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 2)
-    result, _ = launch(runs, lambda run: "raise SystemExit(75)" if run is runs[0] else "0")
+    result, _ = launch(runs, lambda run: "raise SystemExit(75)" if run == runs[0] else "0")
     assert result.exit_code == 75
     assert runs[0].status().state is State.STOPPED
     resumed, _ = launch(runs, "0")
@@ -224,6 +227,94 @@ def test_without_any_device_left_the_sweep_says_so(tmp_path: Path) -> None:
     assert result.exit_code == 3
 
 
+def test_an_unused_device_takes_over_from_one_that_is_gone(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    gone = "import os, sys; sys.exit(3 if os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-0' else 0)"
+    result, _ = launch(runs, gone, devices=TWO_GPUS, jobs=1)
+    assert result.exit_code == 0
+
+
+def test_exit_code_three_of_a_foreign_script_is_a_failure_like_any_other(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    result, _ = launch(runs, "raise SystemExit(3)", devices=TWO_GPUS, is_foreign=True)
+    assert result.exit_code == 1
+    assert states(result) == [State.FAILED] * 2
+
+
+def test_a_run_whose_device_was_gone_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    assert launch(runs, "raise SystemExit(3)", devices=TWO_GPUS[:1])[0].exit_code == 3
+    assert launch(runs, "0", devices=TWO_GPUS[:1])[0].exit_code == 0
+
+
+def test_a_finished_run_is_never_run_again_whatever_was_seen_before(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+
+    def finish_elsewhere(text: str) -> None:
+        if text.startswith("started seed=0"):
+            runs[1].attempt_dir(1).mkdir(parents=True)
+            runs[1].exit_path.write_text(json.dumps({"ok": True, "returncode": 0, "reason": "ok", "attempt": 1}))
+
+    result, _ = launch(runs, "0", jobs=1, view=RecordingView(finish_elsewhere), rerun=[runs[1].id])
+    assert result.exit_code == 0
+    assert runs[1].last_attempt() == 1
+
+
+def test_what_failed_elsewhere_and_is_done_by_now_is_done(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 2)
+    runs[0].attempt_dir(1).mkdir(parents=True)
+    lock = acquire_lock(runs[0].lock_path)
+    assert lock is not None
+    ending = {"ok": False, "returncode": 1, "reason": "error", "attempt": 1}
+
+    def fail_and_succeed_elsewhere(text: str) -> None:
+        if text.startswith("started seed=1"):
+            (runs[0].attempt_dir(1) / "exit.json").write_text(json.dumps(ending))
+            os.close(lock)
+        if text.startswith("failed  seed=0  (by another runner)"):
+            runs[0].exit_path.write_text(json.dumps(ending | {"ok": True, "returncode": 0, "reason": "ok"}))
+
+    result, _ = launch(runs, "0", view=RecordingView(fail_and_succeed_elsewhere))
+    assert states(result) == [State.DONE] * 2
+    assert result.exit_code == 0
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        hang_up = RecordingView(
+            lambda text: os.kill(os.getpid(), signal.SIGHUP) if text.startswith("started") else None
+        )
+        result, _ = launch(runs, "0", view=hang_up)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.exit_code == 0
+
+
+def test_a_first_signal_after_a_stop_request_does_not_kill(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    fifo = tmp_path / "ready"
+    os.mkfifo(fifo)
+    polite = (
+        "import signal, sys; signal.signal(15, lambda *_: sys.exit(75));"
+        f"open({str(fifo)!r}, 'w').close(); signal.pause()"
+    )
+
+    def stop(text: str) -> None:
+        if text.startswith("started"):
+            fifo.read_bytes()
+            (tmp_path / "stop.json").write_text("now")
+        if text.startswith("Asked to stop"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result, _ = launch(runs, polite, view=RecordingView(stop))
+    ending = runs[0].read_exit(1)
+    assert result.exit_code == 75
+    assert ending is not None
+    assert ending["returncode"] == 75
+
+
 def test_a_run_that_another_runner_holds_is_waited_for_and_not_doubled(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 2)
     runs[0].attempt_dir(1).mkdir(parents=True)
@@ -280,7 +371,7 @@ def test_a_run_killed_from_outside_goes_on_and_harms_no_other(tmp_path: Path) ->
         "import os\nmark = os.environ['GRIDPILOT_RUN_DIR'] + '/killed'\n"
         "if not os.path.exists(mark): open(mark, 'w').close(); os.kill(os.getpid(), 9)"
     )
-    result, _ = launch(runs, lambda run: kill_once if run is runs[0] else "0")
+    result, _ = launch(runs, lambda run: kill_once if run == runs[0] else "0")
     assert result.exit_code == 0
     assert [run.last_attempt() for run in runs] == [2, 1]
 

@@ -29,7 +29,6 @@ GRID = HEAD + "variables: {seed: [100, 200], learning_rate: [1e-4, 3e-4, 1e-3]}\
 @pytest.fixture(autouse=True)
 def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("train.py").touch()
 
 
 def plan(text: str, *only: str, overrides: tuple[str, ...] = ()) -> Plan:

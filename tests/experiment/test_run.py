@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiment.locks import acquire_lock
-from experiment.run import MAX_LABEL, Run, State, find_runs, safe_label
+from experiment.run import MAX_LABEL, Run, State, claim_run, find_runs, safe_label
 
 RUN_ID = "0123456789abcdef"
 
@@ -78,6 +78,26 @@ def test_runs_are_found_by_their_folders(tmp_path: Path) -> None:
     assert Run.open(run.folder).label == "seed=1"
     with pytest.raises(ValueError, match="not a run folder"):
         Run.open(tmp_path / "report")
+
+
+def test_a_run_is_found_by_its_id_whatever_its_label(tmp_path: Path) -> None:
+    first, lock = claim_run(Run.create_path(tmp_path, "seed=1", RUN_ID))
+    assert lock is not None
+    again, none = claim_run(Run.create_path(tmp_path, "seed=1,lr=2", RUN_ID))
+    assert none is None
+    assert again.folder == first.folder
+    assert again.label == "seed=1,lr=2"
+    os.close(lock)
+    assert len(list(find_runs(tmp_path))) == 1
+
+
+def test_an_archived_run_that_was_interrupted_halfway_is_not_done(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [ending("ok", 0)])
+    run.exit_path.write_text("{}")
+    run.summary_path.write_text("{}")
+    (run.attempt_dir(1) / "archive").mkdir()
+    run.exit_path.rename(run.attempt_dir(1) / "archive" / "exit.json")
+    assert run.status().state is State.LOST
 
 
 @given(st.text(max_size=300))

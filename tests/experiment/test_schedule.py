@@ -37,7 +37,11 @@ def test_threads_never_oversubscribe_cores_beyond_one_each(cores: int, jobs: int
     ],
 )
 def test_what_an_ending_means(ending: Ending, retries: int, stopping: bool, verdict: Verdict) -> None:
-    assert decide_after(ending, retries, stopping) is verdict
+    assert decide_after(ending, retries, stopping, can_move=True) is verdict
+
+
+def test_without_a_device_to_lose_exit_code_three_is_a_failure() -> None:
+    assert decide_after(Ending("error", 3), 0, False, can_move=False) is Verdict.FAILED
 
 
 def test_five_first_runs_that_fail_alike_break_the_circuit() -> None:

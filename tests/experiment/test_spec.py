@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from experiment.loader import Mark
+from experiment.metadata import OUR_TRAINER
 from experiment.problems import SpecError
 from experiment.spec import ExperimentSpec, load_spec
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder with a train.py, which is the current folder."""
+    """A project's folder, which is the current folder."""
     monkeypatch.chdir(tmp_path)
-    Path("train.py").touch()
     return tmp_path
 
 
@@ -90,8 +90,14 @@ def test_another_script_has_keys_of_its_own() -> None:
     assert spec.constants == {"num_workers": 4, "description": "x"}
 
 
-def test_an_absolute_script_path_is_taken(project: Path) -> None:
-    assert load(f"meta_data: {{script_path: {project}/train.py}}\nconstants: {{a: 1}}\n").meta.runs_trainer
+def test_our_trainer_is_known_by_its_place_and_not_by_its_name(project: Path) -> None:
+    ours = load("constants: {a: 1}\n").meta
+    assert (ours.runs_trainer, ours.script_file) == (True, str(OUR_TRAINER))
+    assert load(f"meta_data: {{script_path: {OUR_TRAINER}}}\nconstants: {{a: 1}}\n").meta.runs_trainer
+    Path("train.py").touch()
+    theirs = load("constants: {a: 1}\n").meta
+    assert (theirs.runs_trainer, theirs.script_file) == (False, "train.py")
+    assert not load(f"meta_data: {{script_path: {project}/train.py}}\nconstants: {{a: 1}}\n").meta.runs_trainer
 
 
 def test_a_name_may_be_in_any_script() -> None:

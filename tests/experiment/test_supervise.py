@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -168,6 +169,42 @@ def test_a_training_asked_to_stop_may_checkpoint(tmp_path: Path, started: list[S
     supervised.wait_until_ready()
     os.write(supervised.control, b"T")
     assert supervised.end()["reason"] == "requeue"
+
+
+def test_a_wish_that_comes_before_the_training_has_begun_is_not_forgotten(tmp_path: Path) -> None:
+    for number in range(20):
+        supervised = Supervised(tmp_path / str(number), "import signal; signal.pause()")
+        os.write(supervised.control, b"T")
+        assert supervised.process.wait(10) == 0
+        supervised.close()
+
+
+def test_ended_descendants_are_reaped_while_the_training_lives(tmp_path: Path, started: list[Supervised]) -> None:
+    code = (
+        "import os, signal\n"
+        "for _ in range(5):\n"
+        "    if os.fork() == 0:\n        os.fork()\n        os._exit(0)\n    os.wait()\n"
+        "os.write(int(os.environ['READY_FD']), b'x')\nsignal.pause()\n"
+    )
+    supervised = Supervised(tmp_path, code)
+    started.append(supervised)
+    supervised.wait_until_ready()
+    deadline = time.monotonic() + 10
+    while len(supervise_children(supervised.process.pid)) > 1:
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.01)
+    os.write(supervised.control, b"K")
+    supervised.end()
+
+
+def supervise_children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def test_a_time_limit_of_a_month_is_one(tmp_path: Path, started: list[Supervised]) -> None:
+    supervised = Supervised(tmp_path, "print('hello')", timeout_s=30 * 86400.0)
+    started.append(supervised)
+    assert supervised.end()["reason"] == "ok"
 
 
 def test_sigterm_to_the_supervisor_asks_politely_too(tmp_path: Path, started: list[Supervised]) -> None:
