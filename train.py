@@ -142,18 +142,19 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     """Train, and turn whatever goes wrong into an exit code and a last line that says it."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     from training.manifest import CheckpointError
     from training.metrics import MetricsError
     from training.session import RunFolderError
 
-    if not config.continue_training and attempt > 1:
-        run.archive(attempt - 1)
     torch.set_num_threads(threads)
     # The call that doesn't load torch's compiler, which takes 0.8 s.
     torch.set_deterministic_debug_mode("error")
     try:
+        if not config.continue_training and attempt > 1:
+            run.archive(attempt - 1)
         return train(config, run, attempt, threads, code_version)
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -204,7 +205,7 @@ def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
     if lock is None:
         print(f"{run.folder} is being trained by another process", file=sys.stderr)
         return ERROR
-    if run.exit_path.exists() and config.continue_training:
+    if run.is_done() and config.continue_training:
         print(f"finished before: {run.summary_path}  (--continue_training false trains it again)")
         return OK
     version = record_provenance(run.experiment_dir, [Path.cwd()], list_gpus())

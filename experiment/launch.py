@@ -159,7 +159,7 @@ class Launcher:
         return count_retries(ending, self.request.retries) + 1 - run.count_failures(self.first_attempts[run.id])
 
     def _start(self, run: Run, lock: int, device: Device) -> Handle:
-        if run.exit_path.exists():
+        if run.is_done():
             run.archive(self.seen_attempts[run.id])
         handle = self.engine.start(run, lock, self.request.work(run, device), device)
         self.seen_attempts[run.id] = handle.attempt

@@ -227,7 +227,7 @@ def _find_folders(experiment_dir: Path) -> dict[str, Run]:
     """Give the run folders that are there, by id; of two with one id the finished one."""
     folders: dict[str, Run] = {}
     for run in find_runs(experiment_dir):
-        if run.id not in folders or (run.exit_path.exists() and not folders[run.id].exit_path.exists()):
+        if run.id not in folders or (run.is_done() and not folders[run.id].is_done()):
             folders[run.id] = run
     return folders
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from experiment.files import read_json
+from experiment.files import read_json, write_json
 from experiment.identity import ID_LENGTH
 from experiment.locks import acquire_lock, is_locked, wait_for_lock
 
@@ -132,19 +132,37 @@ class Run:
     def archive(self, attempt: int) -> None:
         """Move what the run has written into one of its attempts, so that it can start again and nothing is lost.
 
-        The run's `exit.json` goes first: a run that is DONE has its results. To be called by whoever holds the lock.
+        A note says that the move is under way, so that whoever claims the run next completes it if we are killed. To be
+        called by whoever holds the lock.
         """
+        write_json(self._archiving_path, {"attempt": attempt})
+        self.finish_archive()
+
+    def finish_archive(self) -> None:
+        """Complete a move that was begun; nothing where none was. To be called by whoever holds the lock."""
+        note = read_json(self._archiving_path)
+        if note is None:
+            return
+        target = self.attempt_dir(note["attempt"]) / "archive"
+        target.mkdir(parents=True, exist_ok=True)
         for path in (self.exit_path, self.summary_path, self.checkpoints_dir, self.metrics_path, self.tensorboard_dir):
-            if path.exists():
-                target = self.attempt_dir(attempt) / "archive"
-                target.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not (target / path.name).exists():
                 path.replace(target / path.name)
+        self._archiving_path.unlink()
+
+    @property
+    def _archiving_path(self) -> Path:
+        return self.folder / ".archiving.json"
+
+    def is_done(self) -> bool:
+        """Tell whether the run has finished and its results are in their place."""
+        return self.exit_path.exists() and not self._archiving_path.exists()
 
     def status(self) -> RunStatus:
         """Derive what the run is doing from its files and its lock; nothing is stored anywhere."""
         # The number comes first: who compares it later must see that somebody has started another attempt since.
         attempt = self.last_attempt()
-        if not self.exit_path.exists() and is_locked(self.lock_path):
+        if not self.is_done() and is_locked(self.lock_path):
             return RunStatus(State.RUNNING, attempt=attempt)
         return self._derive_rest(attempt)
 
@@ -158,7 +176,7 @@ class Run:
         return sum(ending is None or not (ending["ok"] or ending["reason"] == "requeue") for ending in endings)
 
     def _derive_rest(self, attempt: int) -> RunStatus:
-        if self.exit_path.exists():
+        if self.is_done():
             return RunStatus(State.DONE, attempt=attempt)
         if attempt == 0:
             return RunStatus(State.PENDING)
@@ -191,7 +209,7 @@ def find_folder(run: Run) -> Run:
     there = [found for found in find_runs(run.experiment_dir) if found.id == run.id]
     if not there:
         return run
-    there.sort(key=lambda found: not found.exit_path.exists())
+    there.sort(key=lambda found: not found.is_done())
     return Run(there[0].folder, run.id, run.label)
 
 
@@ -209,6 +227,9 @@ def claim_run(run: Run) -> tuple[Run, int | None]:
     try:
         run = find_folder(run)
         run.folder.mkdir(exist_ok=True)
-        return run, acquire_lock(run.lock_path)
+        lock = acquire_lock(run.lock_path)
+        if lock is not None:
+            run.finish_archive()
+        return run, lock
     finally:
         os.close(turn)

@@ -91,12 +91,38 @@ def test_a_run_is_found_by_its_id_whatever_its_label(tmp_path: Path) -> None:
     assert len(list(find_runs(tmp_path))) == 1
 
 
-def test_an_archived_run_that_was_interrupted_halfway_is_not_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moves", range(6))
+def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
+    tmp_path: Path, moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, [ending("ok", 0)])
-    run.exit_path.write_text("{}")
-    run.summary_path.write_text("{}")
-    (run.attempt_dir(1) / "archive").mkdir()
-    run.exit_path.rename(run.attempt_dir(1) / "archive" / "exit.json")
+    run.checkpoints_dir.mkdir()
+    for path in (run.exit_path, run.summary_path, run.metrics_path, run.checkpoints_dir / "step_00000001.pt"):
+        path.write_text(path.name)
+    replace = Path.replace
+    left = [moves]
+
+    def killed(self: Path, target: Path) -> Path:
+        if "archive" in target.parts:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        if moves < 4:
+            with pytest.raises(KeyboardInterrupt):
+                run.archive(1)
+            assert run.status().state is State.LOST
+        else:
+            run.archive(1)
+    _, lock = claim_run(run)
+    assert lock is not None
+    os.close(lock)
+    kept = {path.name for path in (run.attempt_dir(1) / "archive").iterdir()}
+    assert kept == {"exit.json", "summary.json", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in run.folder.iterdir()} == {"attempts", "lock"}
     assert run.status().state is State.LOST
 
 
