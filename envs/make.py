@@ -21,6 +21,8 @@ Env: TypeAlias = gym.Env[Any, Any]
 _VERSION = re.compile(r"(?P<name>.+)-v(?P<version>\d+)")
 _MAKE_KEYS = {"max_episode_steps", "render_mode"}
 """What `gymnasium.make` itself takes beside the arguments of the environment."""
+_LARGEST_SEED = 2**31 - 1
+"""The largest seed that an environment is ever reset with: generators of the old kind and C simulators take no more."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def find_environment_faults(env_name: str, env_kwargs: Mapping[str, Any], contin
         return list(error.faults)
     try:
         faults = list(_find_space_faults(env_name, env, continuous_actions))
+        faults += _find_limit_faults(env_name, env_kwargs, env)
         return faults or _find_step_faults(env_name, env_kwargs, env)
     finally:
         env.close()
@@ -201,17 +204,35 @@ def _find_space_faults(env_name: str, env: Env, continuous_actions: bool) -> Ite
         )
 
 
+def _find_limit_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) -> Iterator[Fault]:
+    """Refuse an environment without gymnasium's time limit: an episode of an untrained policy might never end."""
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            return
+        layer = layer.env
+    key = "env_kwargs.max_episode_steps"
+    repair = f"episodes might never end, and an evaluation with them; set one, as in `{key}: 1000`"
+    if "max_episode_steps" in env_kwargs:
+        value = env_kwargs["max_episode_steps"]
+        yield Fault((key, "env_kwargs"), f"{key}: {value} leaves {env_name} without a time limit: {repair}")
+    else:
+        yield Fault(("env_name",), f"env_name: {env_name} is registered without a time limit: {repair}")
+
+
 def _find_step_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) -> list[Fault]:
-    """Try one step: some arguments are refused only there."""
+    """Try the largest seed and one step: some seeds and arguments are refused only there."""
     space = copy.deepcopy(env.action_space)
     space.seed(0)
+    moment = f"reset(seed={_LARGEST_SEED})"
     try:
-        env.reset(seed=0)
+        env.reset(seed=_LARGEST_SEED)
+        moment = "its first step"
         env.step(space.sample())
     except Exception as error:  # anybody's code, as above
         key = "env_kwargs" if env_kwargs else "env_name"
         made = f" made with {dict(env_kwargs)}" if env_kwargs else ""
-        return [Fault((key,), f"{key}: {env_name}{made} fails on its first step: {_describe_error(error)}")]
+        return [Fault((key,), f"{key}: {env_name}{made} fails on {moment}: {_describe_error(error)}")]
     return []
 
 

@@ -1,8 +1,8 @@
 """Exact snapshots of environments: take one at any moment, put it into a fresh environment, go on to the same bits.
 
-An environment is a chain of layers: wrappers around a core. Each layer's attributes are read as they stand. What can't
-change after construction, or only draws pictures, is named below; whatever else isn't plain data makes the snapshot
-fail rather than be almost right.
+An environment is a chain of layers: wrappers around a core. Each layer's attributes are read as they stand. What only
+says how a layer was made, or is of a type that only draws pictures, is named below; whatever else isn't plain data
+makes the snapshot fail rather than be almost right.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from envs.make import Env, make_env
 from envs.mujoco_state import is_mujoco_data, read_mujoco, write_mujoco
 from envs.plain_values import Decoder, Encoder, SnapshotError, describe_type
+from envs.shared_state import find_changes, read_shared_state
 
-CONSTRUCTION = frozenset(
+CONSTRUCTION = frozenset({"fullpath", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"})
+"""Attributes in which gymnasium notes how an environment was made: the fresh one was made in the same way."""
+DRAWING_TYPES = frozenset(
     {
-        "spec",
-        "_cached_spec",
-        "metadata",
-        "_metadata",
-        "render_mode",
-        "fullpath",
-        "_saved_kwargs",
-        "_ezpickle_args",
-        "_ezpickle_kwargs",
+        "gymnasium.envs.mujoco.mujoco_rendering.MujocoRenderer",
+        "gymnasium.envs.mujoco.mujoco_rendering.OffScreenViewer",
+        "gymnasium.envs.mujoco.mujoco_rendering.WindowViewer",
+        "pygame.Surface",
+        "pygame.surface.Surface",
+        "pygame.font.Font",
+        "pygame.time.Clock",
     }
 )
-"""Attributes that say how an environment was made: the fresh one was made in the same way."""
-DRAWING = frozenset({"mujoco_renderer", "renderer", "viewer", "screen", "surf", "clock", "window", "_viewers"})
-"""Attributes that draw pictures, where they aren't plain data (a `clock` that is a number is state)."""
+"""Types of attributes that only draw pictures. pygame's vectors and rectangles are none: positions are kept in them."""
 
 PROBE_STEPS = 25
 _PROBE_SEED = 20
@@ -59,7 +59,7 @@ def take_snapshot(env: Env) -> Snapshot:
     """
     layers = list(_walk_layers(env))
     encoder = Encoder()
-    states = [_read_layer(layer, layers, encoder) for layer in layers]
+    states = [_read_layer(index, layers, encoder) for index in range(len(layers))]
     _refuse_shared_memory(encoder.arrays)
     return {"layers": states}
 
@@ -75,17 +75,20 @@ def restore_snapshot(env: Env, snapshot: Snapshot) -> None:
     if found != wanted:
         raise SnapshotError(f"the snapshot was taken of {' of '.join(wanted)}, and this is {' of '.join(found)}")
     decoder = Decoder()
-    for layer, state in zip(layers, snapshot["layers"], strict=True):
-        _write_layer(layer, layers, state, decoder)
+    for index, state in enumerate(snapshot["layers"]):
+        _write_layer(index, layers, state, decoder)
 
 
 def probe_resume_mode(env_name: str, env_kwargs: Mapping[str, Any]) -> ResumeProbe:
     """Try whether an environment can be resumed to the bit: two are made, one takes over the other's state midway.
 
-    Both then take the same steps, with a reset among them. The environments are made, stepped and closed here.
+    Both then take the same steps, with a reset among them. What steps change outside the environments, in attributes
+    of their classes or modules, no snapshot holds: it is looked for too. The environments are made, stepped and closed
+    here.
     """
     first, second = make_env(env_name, env_kwargs), make_env(env_name, env_kwargs)
     try:
+        shared = read_shared_state(_walk_layers(first))
         actions = copy.deepcopy(first.action_space)
         actions.seed(_PROBE_SEED)
         first.reset(seed=_PROBE_SEED)
@@ -100,6 +103,10 @@ def probe_resume_mode(env_name: str, env_kwargs: Mapping[str, Any]) -> ResumePro
         for step in range(PROBE_STEPS):
             if difference := _compare_step(first, second, actions.sample(), reset=step == PROBE_STEPS // 2):
                 return ResumeProbe("episode", f"{difference} differs {step + 1} steps after restoring {env_name}")
+        if changes := find_changes(shared, read_shared_state(_walk_layers(first))):
+            return ResumeProbe(
+                "episode", f"{' and '.join(changes)} changed in steps of {env_name}, outside what a snapshot can hold"
+            )
     finally:
         first.close()
         second.close()
@@ -114,13 +121,24 @@ def _walk_layers(env: Env) -> Iterator[Env]:
     yield env
 
 
-def _read_layer(layer: Env, layers: list[Env], encoder: Encoder) -> dict[str, Any]:
+def _name_attribute(index: int, layer: Env, name: str) -> str:
+    """Give the path of an attribute; with the index, as two layers may be of one class."""
+    return f"layer {index}: {type(layer).__name__}.{name}"
+
+
+def _read_layer(index: int, layers: list[Env], encoder: Encoder) -> dict[str, Any]:
+    layer = layers[index]
+    for kind in type(layer).__mro__:
+        if vars(kind).get("__slots__"):
+            raise SnapshotError(f"layer {index}: {describe_type(layer)} has attributes in __slots__ of {kind.__name__}")
     attributes: dict[str, Any] = {}
     for name, value in vars(layer).items():
-        path = f"{type(layer).__name__}.{name}"
+        path = _name_attribute(index, layer, name)
         if not _is_state(layer, name, value, layers):
             continue
-        if isinstance(value, gym.Space):
+        if isinstance(value, EnvSpec) or describe_type(value) in DRAWING_TYPES:
+            attributes[name] = {"kind": "kept"}
+        elif isinstance(value, gym.Space):
             generators = [vars(space)["_np_random"] for space in _walk_spaces(value)]
             attributes[name] = {"kind": "space", "generators": encoder.encode(generators, f"{path}.generators")}
         elif is_mujoco_data(value):
@@ -130,15 +148,18 @@ def _read_layer(layer: Env, layers: list[Env], encoder: Encoder) -> dict[str, An
     return {"type": describe_type(layer), "attributes": attributes}
 
 
-def _write_layer(layer: Env, layers: list[Env], state: dict[str, Any], decoder: Decoder) -> None:
+def _write_layer(index: int, layers: list[Env], state: dict[str, Any], decoder: Decoder) -> None:
+    layer = layers[index]
     present = vars(layer)
     attributes = state["attributes"]
     for name in [name for name, value in present.items() if _is_state(layer, name, value, layers)]:
         if name not in attributes:
             delattr(layer, name)
     for name, data in attributes.items():  # in the order of reading: a later value may refer to an earlier one
-        path = f"{type(layer).__name__}.{name}"
+        path = _name_attribute(index, layer, name)
         kind = data["kind"] if isinstance(data, dict) else None
+        if kind == "kept":
+            continue  # whatever the fresh layer has, perhaps nothing yet, serves it as well
         if kind == "space":
             _write_space(present.get(name), decoder.decode(data["generators"], f"{path}.generators"), path)
         elif kind == "mujoco":
@@ -150,21 +171,11 @@ def _write_layer(layer: Env, layers: list[Env], state: dict[str, Any], decoder: 
 
 
 def _is_state(layer: Env, name: str, value: object, layers: list[Env]) -> bool:
-    """Tell whether an attribute belongs into a snapshot: it isn't part of the construction or of drawing."""
+    """Tell whether an attribute belongs into a snapshot: it isn't part of the construction."""
     if name in CONSTRUCTION or any(value is other for other in layers):
         return False
-    if name in DRAWING:
-        return _is_plain(value)
     # A model is kept together with its simulation.
     return not any(is_mujoco_data(other) and other.model is value for other in vars(layer).values())
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        Encoder().encode(value, "")
-    except SnapshotError:
-        return False
-    return True
 
 
 def _walk_spaces(space: gym.Space[Any]) -> Iterator[gym.Space[Any]]:

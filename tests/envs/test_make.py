@@ -101,7 +101,7 @@ class OddEnv(gym.Env[Any, Any]):
 
 @pytest.fixture
 def odd_env() -> Iterator[str]:
-    gym.register("Odd-v0", OddEnv)
+    gym.register("Odd-v0", OddEnv, max_episode_steps=50)
     yield "Odd-v0"
     del gym.registry["Odd-v0"]
 
@@ -121,6 +121,51 @@ def test_other_spaces_and_broken_environments_are_said_in_words(
     odd_env: str, env_kwargs: dict[str, Any], part: str
 ) -> None:
     assert part in only_message(odd_env, env_kwargs)
+
+
+class SmallSeedEnv(OddEnv):
+    """An environment whose generator takes no seed above `largest`."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None and seed > self.largest:
+            raise ValueError("Seed must be smaller")
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.fixture
+def endless_env() -> Iterator[str]:
+    gym.register("Endless-v0", SmallSeedEnv, kwargs={"largest": 2**31 - 1})
+    yield "Endless-v0"
+    del gym.registry["Endless-v0"]
+
+
+def test_an_environment_without_a_time_limit_is_sent_to_the_key_that_gives_one(endless_env: str) -> None:
+    (fault,) = find_environment_faults(endless_env, {}, continuous_actions=True)
+    assert fault.keys == ("env_name",)
+    assert fault.message.startswith("env_name: Endless-v0 is registered without a time limit: ")
+    assert fault.message.endswith("`env_kwargs.max_episode_steps: 1000`")
+    assert find_environment_faults(endless_env, {"max_episode_steps": 1000}, continuous_actions=True) == []
+
+
+def test_a_time_limit_that_is_taken_away_is_pointed_at() -> None:
+    (fault,) = find_environment_faults("Pendulum-v1", {"max_episode_steps": -1}, continuous_actions=True)
+    assert fault.keys == ("env_kwargs.max_episode_steps", "env_kwargs")
+    assert fault.message.startswith("env_kwargs.max_episode_steps: -1 leaves Pendulum-v1 without a time limit")
+
+
+def test_seeds_that_an_environment_cannot_take_show_before_training(endless_env: str) -> None:
+    """Those of 31 bits are all that is ever asked of it."""
+    kwargs = {"max_episode_steps": 9}
+    assert find_environment_faults(endless_env, kwargs | {"largest": 2**31 - 1}, continuous_actions=True) == []
+    message = only_message(endless_env, kwargs | {"largest": 2**31 - 2})
+    assert message.endswith("fails on reset(seed=2147483647): ValueError: Seed must be smaller")
 
 
 def test_the_sizes_of_vectors_are_given() -> None:

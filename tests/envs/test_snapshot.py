@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -240,6 +242,164 @@ def test_an_environment_that_cannot_be_restored_resumes_by_episode(loose_env: st
     assert probe.mode == "episode"
     assert probe.reason is not None
     assert reason.replace("\\", "") in probe.reason
+
+
+class Stopwatch:
+    """An object that steps may read: not plain data, whatever the attribute is called."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+
+
+@pytest.mark.parametrize("name", ["clock", "window", "viewer", "screen", "surf", "renderer", "mujoco_renderer", "spec"])
+def test_no_name_excuses_an_object_from_being_saved(name: str) -> None:
+    env = LooseEnv()
+    env.reset(seed=0)
+    vars(env)[name] = Stopwatch()
+    with pytest.raises(SnapshotError, match=rf"LooseEnv\.{name} is a .*Stopwatch"):
+        take_snapshot(env)
+
+
+def make_foreign(module: str, name: str) -> Any:
+    return type(name, (), {"__module__": module})()
+
+
+def test_what_only_draws_is_left_to_the_fresh_environment() -> None:
+    env, fresh = LooseEnv(), LooseEnv()
+    env.reset(seed=0)
+    for name, kind in (("screen", ("pygame.surface", "Surface")), ("timer", ("pygame.time", "Clock"))):
+        vars(env)[name] = make_foreign(*kind)
+        vars(fresh)[name] = None
+    vars(env)["later"] = make_foreign("pygame.surface", "Surface")
+    restore_snapshot(fresh, take_snapshot(env))
+    assert vars(fresh)["screen"] is vars(fresh)["timer"] is None
+    assert "later" not in vars(fresh)
+    vars(env)["place"] = make_foreign("pygame.math", "Vector2")
+    with pytest.raises(SnapshotError, match=r"pygame\.math\.Vector2"):
+        take_snapshot(env)
+
+
+def test_a_fresh_simulation_keeps_its_own_renderer() -> None:
+    env, fresh = make_env("HalfCheetah-v5", {}), make_env("HalfCheetah-v5", {})
+    env.reset(seed=0)
+    core: Any = fresh.unwrapped
+    renderer = core.mujoco_renderer
+    restore_snapshot(fresh, take_snapshot(env))
+    assert core.mujoco_renderer is renderer is not None
+
+
+def test_attributes_in_slots_are_refused() -> None:
+    class Slotted(LooseEnv):
+        __slots__ = ("speed",)
+
+    with pytest.raises(SnapshotError, match="__slots__ of Slotted"):
+        take_snapshot(Slotted())
+
+
+class Diary(gym.Wrapper[Any, Any, Any, Any]):
+    """A wrapper that holds a list."""
+
+    def __init__(self, env: gym.Env[Any, Any], entry: str) -> None:
+        super().__init__(env)
+        self.entries = [entry]
+
+
+def test_two_wrappers_of_one_class_keep_their_lists_apart() -> None:
+    """The core shares its list with the outer one; by the class's name alone it would get the inner one's."""
+
+    def nest() -> tuple[Diary, Diary, Any]:
+        core: Any = LooseEnv()
+        inner = Diary(core, "inner")
+        outer = Diary(inner, "outer")
+        core.entries = outer.entries
+        return outer, inner, core
+
+    env, _, _ = nest()
+    env.reset(seed=0)
+    env.entries.append("more")
+    outer, inner, core = nest()
+    restore_snapshot(outer, take_snapshot(env))
+    assert (outer.entries, inner.entries) == (["outer", "more"], ["inner"])
+    assert core.entries is outer.entries
+
+
+def move_number(kind: Any) -> None:
+    kind.shared_value += 1
+
+
+def move_list(kind: Any) -> None:
+    kind.shared_value.append(1)
+
+
+def move_item(kind: Any) -> None:
+    kind.shared_value["steps"] += 1
+
+
+def move_set(kind: Any) -> None:
+    kind.shared_value.add(len(kind.shared_value))
+
+
+def draw_shared(kind: Any) -> None:
+    kind.shared_value.random()
+
+
+SHARED: list[tuple[Any, Callable[[Any], None]]] = [
+    (0, move_number),
+    (np.zeros(2), move_number),
+    ([], move_list),
+    ({"steps": 0}, move_item),
+    (Counter({"steps": 0}), move_item),
+    (set(), move_set),
+    (np.random.default_rng(0), draw_shared),
+]
+
+
+def make_sharing_env(value: Any, move: Callable[[Any], None], in_module: bool) -> tuple[type[LooseEnv], ModuleType]:
+    """Give a class whose steps change what all its objects share, and its module."""
+    module = ModuleType("shared_simulator")
+
+    class Sharing(LooseEnv):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            move(module if in_module else Sharing)
+            return super().step(action)
+
+    Sharing.__module__ = module.__name__
+    vars(module)["CONSTANT"] = [1, 2, 3]
+    if in_module:
+        vars(module)["shared_value"] = value
+    else:
+        Sharing.shared_value = value  # type: ignore[attr-defined]
+    return Sharing, module
+
+
+@pytest.fixture
+def probe_class(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[LooseEnv], ModuleType], str | None]]:
+    """Give a function that probes a class in a module, and gives the reason if it isn't exact."""
+
+    def probe(kind: type[LooseEnv], module: ModuleType) -> str | None:
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        gym.register("Shared-v0", kind)
+        return probe_resume_mode("Shared-v0", {}).reason
+
+    yield probe
+    del gym.registry["Shared-v0"]
+
+
+@pytest.mark.parametrize("in_module", [False, True])
+@pytest.mark.parametrize(("value", "move"), SHARED)
+def test_what_steps_change_in_a_class_or_module_ends_exactness(
+    probe_class: Any, value: Any, move: Callable[[Any], None], in_module: bool
+) -> None:
+    reason = probe_class(*make_sharing_env(value, move, in_module))
+    assert reason is not None
+    where = r"shared_simulator.shared_value" if in_module else "Sharing.shared_value"
+    assert where in reason
+    assert reason.endswith("changed in steps of Shared-v0, outside what a snapshot can hold")
+    assert "CONSTANT" not in reason
+
+
+def test_constants_of_a_class_or_module_leave_it_exact(probe_class: Any) -> None:
+    assert probe_class(*make_sharing_env([1, 2], lambda kind: None, in_module=False)) is None
 
 
 def test_attributes_that_appeared_since_construction_come_and_go() -> None:
