@@ -5,6 +5,7 @@ Actions are in [-1, 1] everywhere here; only `ActionScale` knows the environment
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from envs.make import describe_spaces, make_env
-from envs.snapshot import probe_resume_mode, restore_snapshot, take_snapshot
+from envs.plain_values import SnapshotError
+from envs.snapshot import Snapshot, probe_resume_mode, restore_snapshot, take_snapshot
 from rl.actions import ActionScale
 from rl.adam import Adam, clip_gradients
 from rl.buffers import Batch, ReplayBuffer
@@ -171,7 +173,7 @@ class DDPGTrainer:
     Attributes:
         agent: the networks and how they learn.
         resume_mode: `exact` where the environment's state goes into checkpoints; `episode` where a resumed run begins
-            a new episode, for `resume_reason`.
+            a new episode, for `resume_reason`. It turns to `episode` when a state can't be saved after all.
     """
 
     TRANSIENT: ClassVar = ("config", "resume_mode", "resume_reason", "_scale")
@@ -196,7 +198,7 @@ class DDPGTrainer:
         )
         self._warmup = spawn_generator(config.seed, "warmup")
         self._obs: NDArray[np.float32] | None = None  # None: an episode has to be begun
-        self._reset_seed: int | None = derive_seed(config.seed, "env")
+        self._reset_seed: int | None = _derive_reset_seed(config.seed, "env")
         self._env_steps = 0
         self._episodes_begun = 0
         self._episode_return = 0.0
@@ -270,15 +272,15 @@ class DDPGTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Give everything that resuming needs; big parts are the trainer's own memory, not copies.
 
-        Raises:
-            SnapshotError: the environment has come to hold something that its first steps didn't show.
+        Where the environment has come to hold something that can't be saved, and that its first steps didn't show,
+        this warns, and the run is resumed by episode from here on.
         """
         return {
             "agent": self.agent.state_dict(),
             "buffer": self._buffer.state_dict(),
             "noise": self._noise.state_dict(),
             "warmup": self._warmup.bit_generator.state,
-            "env": take_snapshot(self._env) if self.resume_mode == "exact" else None,
+            "env": self._save_env(),
             "obs": self._obs,
             "reset_seed": self._reset_seed,
             "env_steps": self._env_steps,
@@ -286,6 +288,20 @@ class DDPGTrainer:
             "episode_return": self._episode_return,
             "episode_length": self._episode_length,
         }
+
+    def _save_env(self) -> Snapshot | None:
+        """Give the environment's state, or None where a resumed run begins a new episode."""
+        if self.resume_mode == "exact":
+            try:
+                return take_snapshot(self._env)
+            except SnapshotError as error:
+                self._resume_by_episode(str(error))
+                warnings.warn(f"from here on a resumed run begins a new episode: {error}", stacklevel=3)
+        return None
+
+    def _resume_by_episode(self, reason: str) -> None:
+        self.resume_mode = "episode"
+        self.resume_reason = reason
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` gave, into a fresh environment.
@@ -301,8 +317,10 @@ class DDPGTrainer:
         self._env.close()
         self._env = make_env(self.config.env_name, self.config.env_kwargs)
         if state["env"] is None:
+            if self.resume_mode == "exact":
+                self._resume_by_episode("the environment's state was not in the checkpoint that the run went on from")
             self._obs = None
-            self._reset_seed = derive_seed(self.config.seed, f"env/{self._episodes_begun}")
+            self._reset_seed = _derive_reset_seed(self.config.seed, f"env/{self._episodes_begun}")
             self._episode_return, self._episode_length = 0.0, 0
             return
         restore_snapshot(self._env, state["env"])
@@ -310,3 +328,8 @@ class DDPGTrainer:
         self._reset_seed = state["reset_seed"]
         self._episode_return = state["episode_return"]
         self._episode_length = state["episode_length"]
+
+
+def _derive_reset_seed(seed: int, purpose: str) -> int:
+    """Give a seed below 2**31, which generators of the old kind and simulators with 32-bit seeds take too."""
+    return derive_seed(seed, purpose) >> 32

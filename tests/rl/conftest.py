@@ -17,17 +17,30 @@ BuildTrainer = Callable[..., DDPGTrainer]
 
 
 class ClockEnv(gym.Env[Any, Any]):
-    """Reward 1 a step, for `horizon` steps; observes which step it is. Ends by its task or by its clock."""
+    """Reward 1 a step, for `horizon` steps; observes which step it is. Ends by its task, by its clock, or by both.
 
-    def __init__(self, horizon: int = 10, terminate: bool = False, hidden: bool = False) -> None:
+    A `hidden` one holds something that no snapshot can, from the start or from step `hidden_from` on.
+    """
+
+    def __init__(
+        self,
+        horizon: int = 10,
+        terminate: bool = False,
+        both: bool = False,
+        hidden: bool = False,
+        hidden_from: int | None = None,
+    ) -> None:
         self.observation_space = gym.spaces.Box(0, 1, (horizon,))
         self.action_space = gym.spaces.Box(
             np.array([-2.0, 0.5], dtype=np.float32), np.array([6.0, 0.75], dtype=np.float32)
         )
-        self.horizon, self.terminate, self.time = horizon, terminate, 0
+        self.horizon, self.terminate, self.both, self.time = horizon, terminate, both, 0
         self.start = 0.0
+        self.starts: list[float] = []
+        self.seeds: list[int | None] = []
         self.actions: list[Any] = []
         self.hidden: Any = object() if hidden else None
+        self.hidden_from = hidden_from
 
     def observe(self) -> Any:
         obs = np.zeros(self.horizon, dtype=np.float32)
@@ -37,13 +50,17 @@ class ClockEnv(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.time, self.start = 0, float(self.np_random.uniform())
+        self.starts.append(self.start)
+        self.seeds.append(seed)
         return self.observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.time += 1
         self.actions.append(action)
+        if len(self.actions) == self.hidden_from:
+            self.hidden = object()
         over = self.time >= self.horizon
-        return self.observe(), 1.0, over and self.terminate, over and not self.terminate, {}
+        return self.observe(), 1.0, over and (self.terminate or self.both), over and not self.terminate, {}
 
 
 class MirrorEnv(gym.Env[Any, Any]):

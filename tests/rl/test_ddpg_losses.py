@@ -205,9 +205,27 @@ def note(seen: list[str], name: str) -> Callable[[torch.Tensor], None]:
 
 
 def test_own_learning_rates_win_over_the_common_one() -> None:
-    agent = make_agent(actor_learning_rate=1e-4)
-    assert agent.actor_optimizer.learning_rate == 1e-4
-    assert agent.critic_optimizer.learning_rate == 1e-2
+    for settings, rates in (
+        ({}, (1e-2, 1e-2)),
+        ({"actor_learning_rate": 1e-4}, (1e-4, 1e-2)),
+        ({"critic_learning_rate": 1e-5}, (1e-2, 1e-5)),
+        ({"actor_learning_rate": 1e-4, "critic_learning_rate": 1e-5}, (1e-4, 1e-5)),
+    ):
+        agent = make_agent(**settings)
+        assert (agent.actor_optimizer.learning_rate, agent.critic_optimizer.learning_rate) == rates
+
+
+def test_targets_start_as_copies_with_memory_of_their_own() -> None:
+    config = DDPGConfig.from_settings({"algorithm_name": "ddpg", "env_name": "Pendulum-v1", "hidden_dims": [12, 8]})
+    agent = DDPGAgent(config, OBS, ACTION, torch.device("cpu"))
+    pairs: list[tuple[nn.Module, nn.Module]] = [
+        (agent.actor, agent.target_actor),
+        (agent.critic, agent.target_critic),
+    ]
+    for network, target in pairs:
+        for one, other in zip(network.parameters(), target.parameters(), strict=True):
+            assert torch.equal(one, other)
+            assert one.data_ptr() != other.data_ptr()
 
 
 def test_metrics_are_tensors_without_a_graph() -> None:

@@ -113,6 +113,59 @@ def test_an_environment_without_a_snapshot_resumes_with_a_new_episode(small_trai
     assert starts[0] == starts[1] != trainer._env.unwrapped.start
 
 
+def test_episodes_begun_by_resuming_start_where_no_other_did(small_trainer: BuildTrainer) -> None:
+    """Each resumption has a seed of its own: by the run's seed, and by how many episodes came before."""
+    starts = []
+    for seed, stop in ((0, 1), (0, 11), (0, 21), (1, 1), (1, 11)):
+        settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden": True}, "seed": seed}
+        trainer, resumed = small_trainer(**settings), small_trainer(**settings)
+        run_steps(trainer, stop)
+        resumed.load_state_dict(trainer.state_dict())
+        run_steps(resumed, 1)
+        starts += [trainer._env.unwrapped.starts[0]] if stop == 1 else []
+        starts.append(resumed._env.unwrapped.start)
+    assert len(set(starts)) == len(starts) == 7
+
+
+def test_resuming_by_episode_wipes_out_the_episode_that_another_life_was_in(small_trainer: BuildTrainer) -> None:
+    settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden": True}}
+    trainer, fresh, used = (small_trainer(**settings) for _ in range(3))
+    run_steps(trainer, 25)
+    run_steps(used, 17)
+    for each in (fresh, used):
+        each.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert_same_state(fresh, used)
+    state = used.state_dict()
+    assert (state["obs"], state["episode_return"], state["episode_length"]) == (None, 0.0, 0)
+
+
+def test_an_environment_that_turns_out_unsavable_resumes_by_episode(small_trainer: BuildTrainer) -> None:
+    settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden_from": 40}, "noise_type": "ou"}
+    trainer, left_alone, resumed = (small_trainer(**settings) for _ in range(3))
+    run_steps(trainer, 39)
+    assert trainer.state_dict()["env"] is not None
+    assert trainer.resume_mode == "exact"
+    run_steps(trainer, 36)
+    with pytest.warns(UserWarning, match=r"ClockEnv\.hidden is a builtins\.object"):
+        state = copy.deepcopy(trainer.state_dict())
+    assert state["env"] is None
+    assert trainer.resume_mode == "episode"
+    assert "ClockEnv.hidden" in trainer.resume_reason
+    run_steps(trainer, 25)
+    run_steps(left_alone, 100)
+    with pytest.warns(UserWarning, match="from here on a resumed run begins a new episode"):
+        assert_same_state(trainer, left_alone)  # what can't be saved takes nothing from the training
+
+    assert resumed.resume_mode == "exact"
+    resumed.load_state_dict(state)
+    assert resumed.resume_mode == "episode"
+    assert resumed.resume_reason is not None
+    episodes = [episode for _ in range(25) for episode in resumed.train_step().episodes]
+    assert [(episode.length, episode.episode_return) for episode in episodes] == [(10, 10.0)] * 2
+    assert resumed.state_dict()["env"] is None
+    assert resumed.state_dict()["env_steps"] == 100
+
+
 def test_every_attribute_is_in_the_state_or_declared_transient(small_trainer: BuildTrainer) -> None:
     trainer = small_trainer()
     run_steps(trainer, 60)

@@ -78,6 +78,33 @@ def test_only_a_task_that_ended_is_stored_as_terminated(small_trainer: BuildTrai
     assert episodes == [Episode(10.0, 10, truncated=not terminate)] * 2
 
 
+def test_an_episode_that_task_and_clock_end_at_once_was_ended_by_the_task(small_trainer: BuildTrainer) -> None:
+    trainer = small_trainer(env_name="Clock-v0", env_kwargs={"both": True})
+    episodes = [episode for result in run_steps(trainer, 10) for episode in result.episodes]
+    assert episodes == [Episode(10.0, 10, truncated=False)]
+    assert np.flatnonzero(trainer._buffer._rows[:10, 13]).tolist() == [9]
+
+
+def test_one_seed_starts_the_run_and_each_episode_starts_elsewhere(small_trainer: BuildTrainer) -> None:
+    trainer = small_trainer(env_name="Clock-v0")
+    run_steps(trainer, 60)
+    core: Any = trainer._env.unwrapped
+    assert core.seeds[0] is not None
+    assert core.seeds[1:] == [None] * 5
+    assert len(set(core.starts)) == 6
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_environments_are_reset_with_seeds_that_old_generators_take(small_trainer: BuildTrainer, seed: int) -> None:
+    trainer = small_trainer(env_name="Clock-v0", env_kwargs={"hidden": True}, seed=seed)
+    first = trainer._reset_seed
+    run_steps(trainer, 1)
+    trainer.load_state_dict(trainer.state_dict())
+    for reset_seed in (first, trainer._reset_seed):
+        assert 0 <= reset_seed < 2**31
+        np.random.RandomState(reset_seed)  # the generator in question
+
+
 def test_the_observation_after_an_episode_is_stored_and_not_the_next_start(small_trainer: BuildTrainer) -> None:
     trainer = small_trainer(env_name="Clock-v0")
     run_steps(trainer, 12)
@@ -119,6 +146,26 @@ def test_a_seed_repeats_itself_and_another_differs(small_trainer: BuildTrainer) 
     ]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+def draw_streams(trainer: DDPGTrainer) -> dict[str, bytes]:
+    """Give the first draws of every source of randomness that a run's seed decides."""
+    trainer._take_env_step()
+    return {
+        "actor": torch.cat([p.detach().ravel() for p in trainer.agent.actor.parameters()]).numpy().tobytes(),
+        "critic": torch.cat([p.detach().ravel() for p in trainer.agent.critic.parameters()]).numpy().tobytes(),
+        "start": trainer._buffer._rows[0, :3].tobytes(),
+        "warmup": trainer._warmup.random(4).tobytes(),
+        "noise": np.stack([trainer._noise.sample() for _ in range(4)]).tobytes(),
+        "replay": trainer._buffer._generator.random(4).tobytes(),
+    }
+
+
+def test_each_source_of_randomness_follows_the_seed(small_trainer: BuildTrainer) -> None:
+    one, same, other = (draw_streams(small_trainer(seed=seed)) for seed in (7, 7, 8))
+    assert one == same
+    assert [name for name in one if one[name] == other[name]] == []
+    assert one["warmup"] != one["replay"]
 
 
 def test_building_and_stepping_draw_nothing_global(small_trainer: BuildTrainer) -> None:

@@ -87,6 +87,18 @@ def test_actions_reach_asymmetric_bounds_exactly_and_never_pass_them() -> None:
         assert space.contains(scale.to_env(action))
 
 
+@pytest.mark.parametrize(("low", "high"), [(-9.9, 7.7), (-7.7, 9.9)])
+def test_bounds_that_rounding_would_pass_are_kept(low: float, high: float) -> None:
+    """In float64, half the width more or less than the centre of these is beyond a bound."""
+    space = gym.spaces.Box(low, high, (1,), dtype=np.float64)
+    scale = ActionScale(space)
+    overshoot = (low + high) / 2 + (high - low) / 2 > high
+    undershoot = (low + high) / 2 - (high - low) / 2 < low
+    assert overshoot or undershoot
+    for end in (-1.0, 1.0):
+        assert space.contains(scale.to_env(np.array([end], dtype=np.float32)))
+
+
 def test_actions_have_the_number_type_of_the_space() -> None:
     space = gym.spaces.Box(-3.0, 5.0, (2,), dtype=np.float64)
     action = ActionScale(space).to_env(np.array([0.25, -1.0], dtype=np.float32))
