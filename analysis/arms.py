@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 
-from analysis.load import MISSING, ExperimentData, canonical, is_done
+from analysis.axes import find_axes, join_words, locate
+from analysis.load import MISSING, ExperimentData, is_done
 from analysis.records import NOT_THERE
 from analysis.statistics import Interval, interquartile_mean, stratified_bootstrap_interval
 
@@ -17,6 +20,8 @@ SEED = "seed"
 FEW_SEEDS = 5
 FIRST = "returns"
 """Name of the comparison of all swept settings together; the others are called `returns_by_<key>`."""
+NOT_COMPARABLE = "not comparable: other settings differ"
+"""Verdict of an arm among arms whose runs are spread otherwise over the settings that a table averages over."""
 _NO_INTERVAL = Interval(np.nan, np.nan)
 
 
@@ -29,12 +34,15 @@ class Arm:
         values: values of the compared keys, as shown.
         runs: rows of `ExperimentData.runs`, each run once.
         strata: for each row, what it has of all other swept keys but the seed.
+        shares: how the arm's combinations are spread over the strata. Arms that differ in this can't be ranked against
+            each other: the better one may owe it to better other settings (Simpson's paradox).
     """
 
     task: tuple[str, ...]
     values: tuple[str, ...]
     runs: pd.DataFrame
     strata: tuple[str, ...]
+    shares: Mapping[str, Fraction]
 
     @property
     def done(self) -> pd.DataFrame:
@@ -90,19 +98,19 @@ def find_task_keys(swept: Sequence[str]) -> tuple[str, ...]:
 
 
 def compare_arms(data: ExperimentData) -> list[Comparison]:
-    """Give the comparison of all swept settings together, then one for each of them where there are several."""
+    """Give the comparison of all swept settings together, then one for each axis where there are several."""
     task_keys = find_task_keys(data.swept)
     keys = tuple(key for key in data.swept if key != SEED and key not in task_keys)
-    title = "Returns by " + " and ".join(keys) if keys else "Returns"
-    comparisons = [_compare(data, FIRST, title, task_keys, keys)]
-    if len(keys) > 1:
-        comparisons += [_compare(data, f"{FIRST}_by_{key}", f"Returns by {key}", task_keys, (key,)) for key in keys]
+    comparisons = [_compare(data, FIRST, task_keys, keys)]
+    axes = [tuple(key for key in axis if key in keys) for axis in find_axes(data)]
+    axes = [axis for axis in axes if axis]
+    if len(axes) > 1:
+        comparisons += [_compare(data, f"{FIRST}_by_{'_and_'.join(axis)}", task_keys, axis) for axis in axes]
     return comparisons
 
 
-def _compare(
-    data: ExperimentData, name: str, title: str, task_keys: tuple[str, ...], keys: tuple[str, ...]
-) -> Comparison:
+def _compare(data: ExperimentData, name: str, task_keys: tuple[str, ...], keys: tuple[str, ...]) -> Comparison:
+    title = f"Returns by {join_words(keys)}" if keys else "Returns"
     results = [summarise_arm(arm) for arm in group_arms(data, task_keys, keys)]
     return Comparison(name, title, task_keys, keys, tuple(rank_arms(results)))
 
@@ -111,11 +119,13 @@ def group_arms(data: ExperimentData, task_keys: tuple[str, ...], keys: tuple[str
     """Give the arms in the order in which the plan first names them."""
     others = [key for key in data.swept if key != SEED and key not in task_keys + keys]
     members: dict[tuple[str, ...], dict[str, tuple[int, str]]] = {}
+    spread: dict[tuple[str, ...], Counter[str]] = {}
     shown: dict[tuple[str, ...], tuple[str, ...]] = {}
     for position, combination in enumerate(data.plan):
         settings = combination.settings
-        point = tuple(canonical(settings[key]) if key in settings else MISSING for key in task_keys + keys)
-        stratum = " ".join(canonical(settings[key]) if key in settings else MISSING for key in others)
+        point = locate(settings, task_keys + keys)
+        stratum = " ".join(locate(settings, others))
+        spread.setdefault(point, Counter())[stratum] += 1
         members.setdefault(point, {}).setdefault(combination.id, (position, stratum))
         shown.setdefault(
             point, tuple(show_value(settings[key]) if key in settings else MISSING for key in task_keys + keys)
@@ -127,6 +137,7 @@ def group_arms(data: ExperimentData, task_keys: tuple[str, ...], keys: tuple[str
             shown[point][cut:],
             data.runs.iloc[[position for position, _ in runs.values()]],
             tuple(stratum for _, stratum in runs.values()),
+            {stratum: Fraction(count, spread[point].total()) for stratum, count in spread[point].items()},
         )
         for point, runs in members.items()
     ]
@@ -179,16 +190,21 @@ def describe_missing(arm: Arm) -> str:
 
 
 def rank_arms(results: Sequence[ArmResult]) -> list[ArmResult]:
-    """Compare each arm with the best of its task. Only arms whose planned runs have all finished take part."""
-    best: dict[tuple[str, ...], ArmResult] = {}
-    for result in results:
-        leader = best.get(result.arm.task)
-        if not result.problem and (leader is None or _iqm(result) > _iqm(leader)):
-            best[result.arm.task] = result
+    """Compare each arm with the best of its task. Only arms whose planned runs have all finished take part.
+
+    No arm of a task is the best where its arms average over different other settings.
+    """
     rivals: dict[tuple[str, ...], list[ArmResult]] = {}
     for result in results:
         rivals.setdefault(result.arm.task, []).append(result)
-    return [_judge(result, best.get(result.arm.task), rivals[result.arm.task]) for result in results]
+    best = {task: _find_best(group) for task, group in rivals.items()}
+    return [_judge(result, best[result.arm.task], rivals[result.arm.task]) for result in results]
+
+
+def _find_best(rivals: Sequence[ArmResult]) -> ArmResult | None:
+    ranked = [result for result in rivals if not result.problem]
+    alike = all(result.arm.shares == rivals[0].arm.shares for result in rivals)
+    return max(ranked, key=_iqm) if ranked and alike else None
 
 
 def _iqm(result: ArmResult) -> float:
@@ -199,9 +215,10 @@ def _iqm(result: ArmResult) -> float:
 def _judge(result: ArmResult, best: ArmResult | None, rivals: Sequence[ArmResult]) -> ArmResult:
     if result.problem:
         return replace(result, verdict=f"not ranked: {result.problem}")
-    assert best is not None
     if len(rivals) == 1:
         return result
+    if best is None:
+        return replace(result, verdict=NOT_COMPARABLE)
     if result is best:
         ranked = sum(not rival.problem for rival in rivals)
         verdict = "best" if ranked == len(rivals) else f"best of the {ranked} ranked"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.arms import SEED, Comparison
-from analysis.load import MISSING, ExperimentData, canonical, is_done
+from analysis.axes import find_axes, join_words, locate
+from analysis.load import ExperimentData, is_done
 from analysis.returns import warn_of_few_seeds
 
 
@@ -28,26 +29,35 @@ def _warn_of_problems(comparison: Comparison) -> list[str]:
 
 
 def find_axes_without_effect(data: ExperimentData) -> list[str]:
-    """Name each swept key that changed nothing: finished runs that differ in it alone are alike, all pairs of them.
+    """Name each axis that changed nothing: finished runs that differ in it alone are alike, all pairs of them.
 
-    Alike are two runs that end with the same hash of parameters, targets and optimizer. Where a trainer gives no hash,
-    the metric rows decide, without wall_time and time/*.
+    Keys that vary together are one axis; one of them is judged by itself only where all of them together had an effect,
+    and by those pairs that differ in it alone. Alike are two runs that end with the same hash of the trainer's state.
+    Where a trainer gives no hash, the metric rows decide, without wall_time and time/*.
     """
     sentences = []
-    for key in data.swept:
-        groups = _group_by_others(data, key)
-        pairs = [(group[0], other) for group in groups for other in group[1:]]
-        if not pairs or not all(_trained_alike(first, other) for first, other in pairs):
-            continue
-        among = "runs that differ in nothing else" if key == SEED else "its runs"
-        condition = "" if key == SEED else " for the same seed"
-        if all(first["id"] == other["id"] for first, other in pairs):
-            sentences.append(f"{key} had no effect: its values mean the same and share their runs.")
-        elif all(_same(first, other, "metrics_hash") for first, other in pairs):
-            sentences.append(f"{key} had no effect: {among} are identical{condition}.")
-        else:
-            sentences.append(f"{key} had no effect on training: {among} end in the same state{condition}.")
+    for axis in find_axes(data):
+        name = axis[0] if len(axis) == 1 else f"{join_words(axis)}, which vary together,"
+        found = [_judge_effect(data, axis, name)]
+        if len(axis) > 1 and not found[0]:
+            found = [_judge_effect(data, (key,), f"{key}, where it alone differs,") for key in axis]
+        sentences += [sentence for sentence in found if sentence]
     return sentences
+
+
+def _judge_effect(data: ExperimentData, keys: Sequence[str], name: str) -> str:
+    """Say that some keys changed nothing; empty where they did, or where no two runs differ in them alone."""
+    pairs = [(group[0], other) for group in _group_by_others(data, keys) for other in group[1:]]
+    if not pairs or not all(_trained_alike(first, other) for first, other in pairs):
+        return ""
+    whose = "its" if len(keys) == 1 else "their"
+    among = "runs that differ in nothing else" if tuple(keys) == (SEED,) else f"{whose} runs"
+    condition = "" if SEED in keys else " for the same seed"
+    if all(first["id"] == other["id"] for first, other in pairs):
+        return f"{name} had no effect: {whose} values mean the same and share their runs."
+    if all(_same(first, other, "metrics_hash") for first, other in pairs):
+        return f"{name} had no effect: {among} are identical{condition}."
+    return f"{name} had no effect on training: {among} end in the same state{condition}."
 
 
 def _trained_alike(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -60,19 +70,16 @@ def _same(first: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool
     return isinstance(first[name], str) and first[name] == other[name]
 
 
-def _group_by_others(data: ExperimentData, key: str) -> list[list[Mapping[str, Any]]]:
-    """Give the finished combinations that differ in one key alone, one of each value."""
-    others = [name for name in data.swept if name != key]
+def _group_by_others(data: ExperimentData, keys: Sequence[str]) -> list[list[Mapping[str, Any]]]:
+    """Give the finished combinations that differ in some keys alone, one of each point."""
+    others = [name for name in data.swept if name not in keys]
     names = ["id", "state_hash", "metrics_hash"]
     rows: list[Mapping[str, Any]] = [dict(zip(names, row, strict=True)) for row in data.runs[names].to_numpy()]
-    groups: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, ...], dict[tuple[str, ...], Mapping[str, Any]]] = {}
     for combination, row, done in zip(data.plan, rows, is_done(data.runs), strict=True):
-        if not done:
-            continue
-        settings = combination.settings
-        point = tuple(canonical(settings[name]) if name in settings else MISSING for name in others)
-        value = canonical(settings[key]) if key in settings else MISSING
-        groups.setdefault(point, {}).setdefault(value, row)
+        if done:
+            place = locate(combination.settings, others)
+            groups.setdefault(place, {}).setdefault(locate(combination.settings, keys), row)
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from analysis.arms import ArmResult, Comparison, compare_arms
+from analysis.arms import FIRST, ArmResult, Comparison, compare_arms
 from analysis.checks import find_warnings
 from analysis.costs import describe_resumes, tabulate_memory, tabulate_parameters, tabulate_time
 from analysis.endings import tabulate_endings, tabulate_stale
 from analysis.figures import Picture, draw_figures
 from analysis.load import ExperimentData, is_done
 from analysis.returns import EVALUATION_MEAN, RUNS, TRAINING_MEAN, tabulate_returns, tabulate_runs
-from analysis.settings import tabulate_environment, tabulate_settings, tabulate_versions
+from analysis.settings import tabulate_defaults, tabulate_environment, tabulate_settings, tabulate_versions
 from analysis.tables import Table, choose_decimals, render_text, show_number
 from experiment.run import safe_label
 
@@ -72,7 +72,11 @@ def compose_report(data: ExperimentData) -> Report:
         Section(
             "Settings and origin",
             tables=_keep_filled(
-                tabulate_settings(data), tabulate_versions(data), tabulate_environment(data), tabulate_runs(data)
+                tabulate_settings(data),
+                tabulate_defaults(data),
+                tabulate_versions(data),
+                tabulate_environment(data),
+                tabulate_runs(data),
             ),
         ),
     ]
@@ -92,7 +96,11 @@ def _keep_filled(*tables: Table) -> tuple[Table, ...]:
 
 
 def answer_in_short(data: ExperimentData, comparison: Comparison) -> str:
-    """Say in one or two sentences how many runs finished, which arm is best, and how sure that is."""
+    """Say in one or two sentences how many runs finished, which arm is best, and how sure that is.
+
+    The comparison is the first one, of full combinations: it averages over seeds alone.
+    """
+    assert comparison.name == FIRST
     runs = data.unique_runs
     done = int(is_done(runs).sum())
     count = f"{done} of {len(runs)} {'run' if len(runs) == 1 else 'runs'} finished."

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from analysis.arms import FIRST, Arm, ArmResult, Comparison
+from analysis.arms import FIRST, NOT_COMPARABLE, Arm, ArmResult, Comparison
 from analysis.load import ExperimentData, is_done
 from analysis.statistics import interquartile_mean, stratified_bootstrap_interval
 
@@ -164,6 +164,7 @@ def _draw_curves(
         (
             "Thick: interquartile mean over finished runs, with its 95 % interval. Thin: single runs. "
             "Drawn at the steps that all runs of an arm have, on the selection seeds.",
+            *_warn_of_other_settings(results),
         ),
     )
 
@@ -209,8 +210,15 @@ def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str)
         (
             "Dot and line: interquartile mean and its 95 % interval; hollow: an arm that is not ranked. "
             "Small dots: single finished runs.",
+            *_warn_of_other_settings(results),
         ),
     )
+
+
+def _warn_of_other_settings(results: Sequence[ArmResult]) -> list[str]:
+    if all(result.verdict != NOT_COMPARABLE for result in results):
+        return []
+    return ["Not a comparison: what is shown here averages over different other settings."]
 
 
 def _draw_arm(axes: Axes, row: int, result: ArmResult) -> None:

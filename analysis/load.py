@@ -11,10 +11,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from analysis.records import FIXED_COLUMNS, read_run
+from analysis.records import FIXED_COLUMNS, read_config, read_run
 from experiment.files import read_json
-from experiment.problems import suggest
+from experiment.loader import load_yaml
+from experiment.problems import SpecError, suggest
 from experiment.run import Run, State, find_runs
+from experiment.sections import read_sections
 
 METRIC_KEYS = ("id", "step", "env_step", "wall_time", "not_finite")
 """The columns of `ExperimentData.metrics` that aren't metrics."""
@@ -49,6 +51,8 @@ class ExperimentData:
             wall_time, one column per metric (NaN where the row doesn't have it), and `not_finite`, which names the
             metrics of the row that were written as `nan`, `inf` or `-inf`.
         swept: the keys with more than one value over the plan, in the order of the settings.
+        case_keys: the keys that the spec sets in `cases`, swept or not.
+        configs: by run id, settings in `config.yaml` by dotted key, defaults filled in, for runs that have one.
         stale: id, label, state and folder of runs on disk that the plan doesn't name. They enter nothing else.
         command: the last that launched the experiment, ready to paste; empty where `events.jsonl` doesn't say.
         environment: the contents of `env.json`, empty where it isn't there.
@@ -61,6 +65,8 @@ class ExperimentData:
     runs: pd.DataFrame
     metrics: pd.DataFrame
     swept: list[str]
+    case_keys: frozenset[str]
+    configs: Mapping[str, Mapping[str, Any]]
     stale: pd.DataFrame
     command: str
     environment: dict[str, Any]
@@ -91,6 +97,8 @@ def load_runs(experiment_dir: Path | str) -> ExperimentData:
     plan = read_plan(folder)
     runs, warnings = _find_planned(folder, plan)
     files = {run_id: read_run(run) for run_id, run in runs.items()}
+    configs = {run_id: read_config(run) for run_id, run in runs.items()}
+    warnings += [f"run {run_id}: {warning}" for run_id, (_, warning) in configs.items() if warning]
     warnings += [f"run {run_id}: {log.warning}" for run_id, (_, log) in files.items() if log.warning]
     return ExperimentData(
         folder=folder,
@@ -99,6 +107,8 @@ def load_runs(experiment_dir: Path | str) -> ExperimentData:
         runs=_build_runs(plan, {run_id: record for run_id, (record, _) in files.items()}),
         metrics=_build_metrics([(run_id, row) for run_id, (_, log) in files.items() for row in log.rows]),
         swept=find_swept([combination.settings for combination in plan]),
+        case_keys=_read_case_keys(folder / "spec.yaml"),
+        configs={run_id: config for run_id, (config, _) in configs.items() if config},
         stale=_list_stale(folder, {combination.id for combination in plan}),
         command=_read_command(folder / "events.jsonl"),
         environment=read_json(folder / "env.json") or {},
@@ -181,6 +191,15 @@ def _read_description(spec: Path) -> str:
     meta_data = data.get("meta_data") if isinstance(data, dict) else None
     description = meta_data.get("description") if isinstance(meta_data, dict) else None
     return description if isinstance(description, str) else ""
+
+
+def _read_case_keys(spec: Path) -> frozenset[str]:
+    """Give the keys of a spec's `cases`; none where it can't be read, as the plan alone says what was run."""
+    try:
+        points = read_sections(load_yaml(spec), []).cases
+    except SpecError:
+        return frozenset()
+    return frozenset(key for point in points or () for key in point.settings)
 
 
 def _read_command(events: Path) -> str:

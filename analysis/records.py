@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiment.files import read_json
+from experiment.loader import load_yaml
+from experiment.problems import SpecError
 from experiment.run import Run, State
 
 FIXED_COLUMNS: dict[str, str] = {
@@ -125,6 +127,26 @@ def read_number(value: object) -> float | None:
     if isinstance(value, str):
         return _TEXTS.get(value)
     return float(value) if isinstance(value, int | float) else None
+
+
+def read_config(run: Run) -> tuple[dict[str, Any], str]:
+    """Give a run's resolved settings by dotted key, none where it has no `config.yaml`, and what was wrong with it."""
+    if not run.config_path.exists():
+        return {}, ""
+    try:
+        data = load_yaml(run.config_path).data
+    except SpecError as error:
+        return {}, f"its settings are left out: {error.problems[0]}"
+    return dict(flatten_settings(data)) if isinstance(data, dict) else {}, ""
+
+
+def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give nested values by dotted key; an empty mapping is a value."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flatten_settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def read_run(run: Run) -> tuple[dict[str, Any], MetricLog]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.arms import FEW_SEEDS, FIRST, SEED, ArmResult, Comparison, show_value
+from analysis.arms import FEW_SEEDS, FIRST, NOT_COMPARABLE, SEED, ArmResult, Comparison, show_value
 from analysis.load import ExperimentData, is_done
 from analysis.tables import DASH, Cell, Table, choose_decimals, list_runs, show_number
 
@@ -109,10 +109,18 @@ def _show_exactly(*values: float | None) -> list[str]:
 
 def _explain(comparison: Comparison) -> tuple[str, ...]:
     if comparison.name != FIRST:
-        return ("Every other swept setting is pooled; intervals resample seeds within each of its values.",)
+        pooled = "Every other swept setting is pooled; intervals resample seeds within each of its values."
+        if all(result.verdict != NOT_COMPARABLE for result in comparison.results):
+            return (pooled,)
+        return (
+            pooled,
+            "Rows that average over different other settings are not ranked: those alone could make the difference. "
+            "The first table ranks the full combinations.",
+        )
     notes = [
-        "Evaluation: of the last policy on the report seeds, averaged over their episodes first. IQM: interquartile "
-        "mean over runs. Training: rollout/ep_rew_mean of the last row, exploration included."
+        f"Evaluation: of the last policy on the report seeds, averaged over {_count_episodes(comparison)} first. "
+        "IQM: interquartile mean over runs, up to three of them their plain mean. "
+        "Training: rollout/ep_rew_mean of the last row, exploration included."
     ]
     if len(comparison.results) > 1:
         notes.append(
@@ -122,6 +130,11 @@ def _explain(comparison: Comparison) -> tuple[str, ...]:
     if comparison.task_keys:
         notes.append(f"Returns are compared within one {' and '.join(comparison.task_keys)}, never across.")
     return tuple(notes)
+
+
+def _count_episodes(comparison: Comparison) -> str:
+    counts = {int(count) for result in comparison.results for count in result.arm.done["final_episodes"].dropna()}
+    return f"a run's {counts.pop()} episodes" if len(counts) == 1 else "a run's episodes"
 
 
 def warn_of_few_seeds(comparison: Comparison) -> list[str]:

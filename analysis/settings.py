@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import pandas as pd
 
 from analysis.arms import show_value
 from analysis.load import MISSING, ExperimentData, canonical
+from analysis.records import flatten_settings
 from analysis.tables import Cell, Table, list_runs
 
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pandas", "diffusers", "stable-baselines3")
@@ -34,7 +32,38 @@ def tabulate_settings(data: ExperimentData) -> Table:
         columns=("Key", "Role", "Value"),
         rows=tuple((Cell(key, code=True), Cell(role), Cell(value, code=True)) for key, role, value in rows),
         frame=pd.DataFrame(rows, columns=["key", "role", "value"]),
-        notes=("As the spec gives them. Each run's config.yaml has every setting, defaults filled in.",),
+        notes=("As the spec gives them, without what it leaves to defaults.",),
+    )
+
+
+def tabulate_defaults(data: ExperimentData) -> Table:
+    """Give every setting that the spec leaves out, with the value that runs had, from their `config.yaml`.
+
+    A setting has several rows where its value differs between runs, as between two algorithms.
+    """
+    given: dict[str, set[str]] = {}
+    for combination in data.plan:
+        given.setdefault(combination.id, set()).update(key for key, _ in flatten_settings(combination.settings))
+    found: dict[str, dict[str, tuple[str, list[str]]]] = {}
+    for run_id, config in data.configs.items():
+        for key, value in config.items():
+            if key not in given[run_id]:
+                found.setdefault(key, {}).setdefault(canonical(value), (show_value(value), []))[1].append(run_id)
+    rows = [(key, shown, len(ids)) for key, values in found.items() for shown, ids in values.values()]
+    total = len(data.configs)
+    return Table(
+        name="defaults",
+        title="Settings left to their defaults",
+        columns=("Key", "Value", "Runs"),
+        rows=tuple(
+            (Cell(key, code=True), Cell(shown, code=True), Cell("all" if count == total else f"{count} of {total}"))
+            for key, shown, count in rows
+        ),
+        frame=pd.DataFrame([(*row, total) for row in rows], columns=["key", "value", "runs", "of"]),
+        notes=(
+            "From each run's config.yaml. Where the value is null, the trainer's page in docs/ says what it means.",
+        ),
+        folded=True,
     )
 
 
@@ -59,7 +88,7 @@ def tabulate_versions(data: ExperimentData) -> Table:
 
 def tabulate_environment(data: ExperimentData) -> Table:
     """Give what `env.json` says about the machine and the packages."""
-    rows = list(_flatten(data.environment))
+    rows = [(name, show_value(value)) for name, value in flatten_settings(data.environment)]
     shown = [(name, value) for name, value in rows if not name.startswith("packages.") or name[9:] in PACKAGES]
     return Table(
         name="environment",
@@ -70,11 +99,3 @@ def tabulate_environment(data: ExperimentData) -> Table:
         notes=("As recorded when the experiment was first launched; environment.csv has every package.",),
         folded=True,
     )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", show_value(value)

@@ -9,7 +9,8 @@ import pytest
 
 from analysis import load_runs
 from analysis.arms import compare_arms
-from analysis.figures import Picture, align_curve, collect_points, compute_band, draw_figures
+from analysis.figures import Curve, Picture, align_curve, collect_points, compute_band, draw_figures
+from analysis.statistics import stratified_bootstrap_interval
 
 
 def draw(folder: Path) -> tuple[list[Picture], list[str]]:
@@ -58,6 +59,23 @@ def test_a_curve_has_only_steps_that_all_finished_runs_have(experiment: Any) -> 
     assert curve.returns.tolist() == [[-3.0, -1.0], [-5.0, -3.0]]
     low, high = compute_band(curve)
     assert (low.tolist(), high.tolist()) == ([-5.0, -3.0], [-3.0, -1.0])
+
+
+def test_the_band_of_a_curve_is_drawn_from_two_thousand_resamples() -> None:
+    returns = np.random.default_rng(3).normal(size=(9, 1))
+    curve = Curve(np.array([1000]), returns, ("",) * 9)
+    low, high = compute_band(curve)
+    expected = stratified_bootstrap_interval([returns[:, 0]], resamples=2_000)
+    assert (low[0], high[0]) == (expected.low, expected.high)
+
+
+def test_figures_of_arms_over_different_other_settings_say_so(experiment: Any) -> None:
+    for rate, size in ((0.1, 64), (0.2, 64), (0.2, 256)):
+        experiment.finish(experiment.add({"rate": rate, "size": size, "seed": 1}))
+    notes = {picture.name: " ".join(picture.notes) for picture in draw(experiment.folder)[0]}
+    told = {name for name, note in notes.items() if "Not a comparison" in note}
+    assert told == {name for name in notes if "_by_" in name}
+    assert len(told) == 4
 
 
 def test_evaluations_that_are_not_finite_are_named(experiment: Any) -> None:

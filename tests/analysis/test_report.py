@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import itertools
 import json
 import os
 import shlex
@@ -159,6 +160,50 @@ def test_constants_swept_values_and_packages_are_there(mixed: Any) -> None:
     assert "packages.x,1" in (folder / "environment.csv").read_text()
 
 
+def read_defaults(folder: Path) -> list[tuple[str, str, str]]:
+    path = write_report(folder).folder / "defaults.csv"
+    with path.open() as file:
+        return [(row["key"], row["value"], f"{row['runs']} of {row['of']}") for row in csv.DictReader(file)]
+
+
+def test_settings_left_to_their_defaults_are_listed_with_what_runs_had(experiment: Any) -> None:
+    runs = [
+        experiment.add({"algorithm_name": "ddpg", "seed": 1, "env_kwargs.g": 9.8}),
+        experiment.add({"algorithm_name": "td3", "seed": 1, "env_kwargs.g": 9.8, "tau": 0.1}),
+    ]
+    more = ["tau: 0.005\nbatch_size: 64\n", "tau: 0.1\nbatch_size: 256\npolicy_delay: 2\n"]
+    for run, text in zip(runs, more, strict=True):
+        experiment.finish(run)
+        shared = "algorithm_name: x\nseed: 1\nenv_kwargs: {g: 9.8, more: {}}\neval_freq: null\nlow: 1.0e-05\n"
+        run.config_path.write_text(shared + text)
+    experiment.add({"algorithm_name": "sac", "seed": 1, "env_kwargs.g": 9.8})
+    assert read_defaults(experiment.folder) == [
+        ("env_kwargs.more", "{}", "2 of 2"),
+        ("eval_freq", "null", "2 of 2"),
+        ("low", "1e-05", "2 of 2"),
+        ("tau", "0.005", "1 of 2"),
+        ("batch_size", "64", "1 of 2"),
+        ("batch_size", "256", "1 of 2"),
+        ("policy_delay", "2", "1 of 2"),
+    ]
+    page = (experiment.folder / "report" / "report.html").read_text()
+    assert "<details><summary>Settings left to their defaults (7)</summary>" in page
+
+
+def test_a_config_that_can_not_be_read_is_warned_of(experiment: Any) -> None:
+    run = experiment.add({"seed": 1})
+    experiment.finish(run)
+    run.config_path.write_text("a: [\n")
+    paths = write_report(experiment.folder)
+    assert f"warning: run {run.id}: its settings are left out: {run.config_path}:" in paths.text
+    assert not (paths.folder / "defaults.csv").exists()
+
+
+def test_a_spec_whose_settings_are_all_given_has_no_table_of_defaults(experiment: Any) -> None:
+    experiment.finish(experiment.add({"algorithm_name": "ddpg", "seed": 1}))
+    assert "defaults.csv" not in {path.name for path in write_report(experiment.folder).tables}
+
+
 def test_parameters_have_a_row_for_each_shape(experiment: Any) -> None:
     for size in (64, 256):
         for seed in range(2):
@@ -214,8 +259,8 @@ def test_a_hostile_list_of_earlier_files_removes_nothing_outside(experiment: Any
 
 
 def test_keys_that_differ_in_odd_characters_get_files_of_their_own(experiment: Any) -> None:
-    for number in range(2):
-        experiment.finish(experiment.add({"a/b": number, "a b": number % 2, "seed": 1}, label=str(number)))
+    for first, second in itertools.product(range(2), repeat=2):
+        experiment.finish(experiment.add({"a/b": first, "a b": second, "seed": 1}, label=f"{first}{second}"))
     names = [path.name for path in write_report(experiment.folder).tables if path.name.startswith("returns_")]
     assert names == ["returns_by_a-b.csv", "returns_by_a-b_2.csv"]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +10,14 @@ from typing import Any
 import pytest
 
 from analysis import load_runs
-from analysis.arms import ArmResult, compare_arms
+from analysis.arms import NOT_COMPARABLE, ArmResult, compare_arms, group_arms
 from analysis.checks import find_axes_without_effect, find_warnings
 from analysis.contents import answer_in_short
 from analysis.returns import tabulate_returns, tabulate_runs
+from analysis.statistics import stratified_bootstrap_interval
 from analysis.tables import render_text, to_csv
 from experiment.locks import acquire_lock
+from experiment.run import Run
 
 
 def results_of(folder: Path, number: int = 0) -> dict[str, ArmResult]:
@@ -151,6 +155,125 @@ def test_each_key_has_its_own_table_that_resamples_within_the_others(experiment:
     assert 499 < pooled.interval.low <= pooled.interval.high < 503
 
 
+def fill_incomplete_grid(experiment: Any, seeds: int = 3) -> None:
+    """Rate a is better wherever both were run, but b alone was run in the easy setting."""
+    for rate, size, final in (("a", 64, -998.0), ("b", 64, -1048.0), ("b", 256, -48.0)):
+        for seed in range(seeds):
+            experiment.finish(experiment.add({"rate": rate, "size": size, "seed": seed}), final + seed)
+
+
+def test_arms_over_different_other_settings_are_not_ranked_against_each_other(experiment: Any) -> None:
+    fill_incomplete_grid(experiment)
+    for number, names in ((1, ["rate=a", "rate=b"]), (2, ["size=64", "size=256"])):
+        results = results_of(experiment.folder, number)
+        assert {name: result.verdict for name, result in results.items()} == dict.fromkeys(names, NOT_COMPARABLE)
+        assert not any(result.is_best for result in results.values())
+    whole = results_of(experiment.folder)
+    assert [name for name, result in whole.items() if result.is_best] == ["rate=b, size=256"]
+    data = load_runs(experiment.folder)
+    comparisons = compare_arms(data)
+    assert answer_in_short(data, comparisons[0]).startswith("9 of 9 runs finished. Best: rate=b, size=256, IQM")
+    notes = [" ".join(tabulate_returns(comparison).notes) for comparison in comparisons]
+    assert ["are not ranked: those alone" in note for note in notes] == [False, True, True]
+
+
+def test_an_arm_with_other_seeds_in_each_setting_is_not_comparable(experiment: Any) -> None:
+    # Both rates were run in both settings and are equal there; b has more of the easy one.
+    counts = {("a", 64): 3, ("a", 256): 1, ("b", 64): 1, ("b", 256): 3}
+    for (rate, size), count in counts.items():
+        for seed in range(count):
+            experiment.finish(experiment.add({"rate": rate, "size": size, "seed": seed}), float(size))
+    assert [result.verdict for result in results_of(experiment.folder, 1).values()] == [NOT_COMPARABLE] * 2
+
+
+def test_more_seeds_in_every_setting_leave_arms_comparable(experiment: Any) -> None:
+    for rate, seeds in (("a", 2), ("b", 4)):
+        for size in (64, 256):
+            for seed in range(seeds):
+                experiment.finish(experiment.add({"rate": rate, "size": size, "seed": seed}), size + seed / 10)
+    assert [result.verdict for result in results_of(experiment.folder, 1).values()] == [
+        "not distinguishable from the best",
+        "best",
+    ]
+
+
+def test_a_run_shared_by_the_values_of_another_key_leaves_arms_comparable(experiment: Any) -> None:
+    for noise in ("gaussian", "ou"):
+        for theta in (0.1, 0.2):
+            settings = {"noise": noise, "theta": theta, "seed": 1}
+            experiment.add(settings, run_id="a" * 16 if noise == "gaussian" else None)
+    for run in load_runs(experiment.folder).unique_runs.itertuples():
+        experiment.finish(Run(experiment.folder / str(run.folder), str(run.id), str(run.label)))
+    results = results_of(experiment.folder, 1)
+    assert results["noise=gaussian"].planned == 1
+    assert NOT_COMPARABLE not in [result.verdict for result in results.values()]
+
+
+def test_an_unfinished_arm_over_other_settings_keeps_the_others_from_being_ranked(experiment: Any) -> None:
+    for rate in ("a", "b", "c"):
+        for size in (64, 256) if rate != "c" else (64,):
+            run = experiment.add({"rate": rate, "size": size, "seed": 1})
+            experiment.finish(run) if rate != "c" else experiment.fail(run)
+    verdicts = [result.verdict for result in results_of(experiment.folder, 1).values()]
+    assert verdicts == [NOT_COMPARABLE, NOT_COMPARABLE, "not ranked: 0 of 1 finished, 1 FAILED (error)"]
+
+
+def test_only_the_environment_with_a_gap_is_left_unranked(experiment: Any) -> None:
+    for env in ("whole", "gap"):
+        for rate, size in itertools.product(("a", "b"), (64, 256)):
+            if (env, rate, size) != ("gap", "a", 256):
+                run = experiment.add({"env_name": env, "rate": rate, "size": size, "seed": 1})
+                experiment.finish(run, float(size + (rate == "b")))
+    results = results_of(experiment.folder, 1)
+    assert [name for name, result in results.items() if result.is_best] == ["env_name=whole, rate=b"]
+    assert results["env_name=gap, rate=b"].verdict == NOT_COMPARABLE
+
+
+def write_cases(experiment: Any, cases: list[dict[str, Any]]) -> None:
+    (experiment.folder / "spec.yaml").write_text(json.dumps({"constants": {"size": 256}, "cases": cases}))
+
+
+def test_the_keys_of_cases_are_compared_as_one(experiment: Any) -> None:
+    cases: list[dict[str, Any]] = [{"rate": "a", "size": 64}, {"rate": "b", "size": 64}, {"rate": "b"}]
+    for tau in (0.1, 0.2):
+        for number, case in enumerate(cases):
+            for seed in range(2):
+                settings = {"size": 256, "seed": seed, "tau": tau} | case
+                experiment.finish(experiment.add(settings), [-998.0, -1048.0, -48.0][number] + seed)
+    write_cases(experiment, cases)
+    comparisons = compare_arms(load_runs(experiment.folder))
+    assert [comparison.name for comparison in comparisons] == ["returns", "returns_by_size_and_rate", "returns_by_tau"]
+    assert comparisons[1].title == "Returns by size and rate"
+    by_case = results_of(experiment.folder, 1)
+    assert [result.is_best for result in by_case.values()] == [False, False, True]
+    assert NOT_COMPARABLE not in [result.verdict for result in results_of(experiment.folder, 2).values()]
+
+
+def test_cases_alone_are_one_table(experiment: Any) -> None:
+    fill_incomplete_grid(experiment)
+    write_cases(experiment, [{"rate": "a", "size": 64}, {"rate": "b", "size": 64}, {"rate": "b"}])
+    assert [comparison.name for comparison in compare_arms(load_runs(experiment.folder))] == ["returns"]
+
+
+def test_the_environment_is_no_stratum(experiment: Any) -> None:
+    for env, gravity in (("A", 1), ("B", 2)):
+        for rate in (0.1, 0.2):
+            settings = {"env_name": env, "env_kwargs.g": gravity, "rate": rate, "size": 64 * gravity, "seed": 1}
+            experiment.add(settings)
+    arms = group_arms(load_runs(experiment.folder), ("env_name", "env_kwargs.g"), ("rate",))
+    assert [arm.strata for arm in arms] == [("64",), ("64",), ("128",), ("128",)]
+    assert compare_arms(load_runs(experiment.folder))[0].task_keys == ("env_name", "env_kwargs.g")
+
+
+def test_the_interval_of_an_arm_is_drawn_from_ten_thousand_resamples(experiment: Any) -> None:
+    finals = [-500.0, -320.0, -310.5, -100.0, -90.0, -7.0, 3.0]
+    for seed, final in enumerate(finals):
+        experiment.finish(experiment.add({"seed": seed}), final)
+    expected = stratified_bootstrap_interval([finals], resamples=10_000)
+    assert results_of(experiment.folder)["all runs"].interval == expected
+    assert expected != stratified_bootstrap_interval([finals], resamples=9_000)
+
+
 def test_a_run_that_combinations_share_counts_once_in_a_row(experiment: Any) -> None:
     for seed in range(3):
         run = experiment.add({"seed": seed, "theta": 0.1}, run_id=f"{seed:016x}")
@@ -214,6 +337,48 @@ def test_an_axis_with_an_effect_in_one_pair_is_not_reported(experiment: Any) -> 
             curve = [-5.0 - seed - (rate if seed == 1 else 0)]
             experiment.finish(experiment.add({"rate": rate, "seed": seed}), curve=curve, state_hash=None)
     assert find_axes_without_effect(load_runs(experiment.folder)) == []
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_every_value_of_an_axis_has_to_be_without_effect(experiment: Any, odd: int) -> None:
+    for number in range(3):
+        run = experiment.add({"rate": 0.1 * (1 + number), "seed": 0})
+        experiment.finish(run, state_hash="other" if number == odd else "same")
+    assert find_axes_without_effect(load_runs(experiment.folder)) == []
+
+
+def test_keys_that_vary_together_are_reported_as_one_axis(experiment: Any) -> None:
+    for size, tau in ((64, 0.1), (128, 0.2), (256, 0.3)):
+        for seed in range(2):
+            run = experiment.add({"size": size, "tau": tau, "seed": seed})
+            experiment.finish(run, curve=[-5.0 - seed], state_hash=f"same{seed}")
+    assert find_axes_without_effect(load_runs(experiment.folder)) == [
+        "size and tau, which vary together, had no effect: their runs are identical for the same seed."
+    ]
+
+
+def test_cases_are_one_axis_even_where_single_keys_repeat_values(experiment: Any) -> None:
+    cases: list[dict[str, Any]] = [
+        {"size": 64, "tau": 0.1, "noise": "ou"},
+        {"size": 64, "tau": 0.2},
+        {"size": 128, "tau": 0.2},
+    ]
+    for case in cases:
+        experiment.finish(experiment.add({"seed": 1} | case), state_hash="same")
+    write_cases(experiment, cases)
+    assert find_axes_without_effect(load_runs(experiment.folder)) == [
+        "size, tau and noise, which vary together, had no effect: their runs are identical for the same seed."
+    ]
+
+
+def test_one_key_of_cases_is_judged_where_it_alone_differs(experiment: Any) -> None:
+    cases: list[dict[str, Any]] = [{"size": 64, "tau": 0.1}, {"size": 64, "tau": 0.2}, {"size": 128, "tau": 0.2}]
+    for case in cases:
+        experiment.finish(experiment.add({"seed": 1} | case), state_hash=f"size {case['size']}")
+    write_cases(experiment, cases)
+    assert find_axes_without_effect(load_runs(experiment.folder)) == [
+        "tau, where it alone differs, had no effect: its runs are identical for the same seed."
+    ]
 
 
 def test_unfinished_pairs_say_nothing_about_an_axis(experiment: Any) -> None:

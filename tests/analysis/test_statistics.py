@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.statistics import Interval, interquartile_mean, stratified_bootstrap_interval
+from analysis.statistics import Interval, Values, interquartile_mean, stratified_bootstrap_interval
 
 VALUES = st.lists(st.floats(-1000, 1000).map(lambda value: round(value, 3)), min_size=1, max_size=12)
 STRATA = st.lists(VALUES, min_size=1, max_size=4)
@@ -98,6 +98,32 @@ def test_single_values_have_no_interval_and_overlap_nothing() -> None:
     interval = stratified_bootstrap_interval([[1.0], [5.0]])
     assert not interval.exists
     assert not interval.overlaps(Interval(0.0, 9.0))
+
+
+def test_intervals_that_touch_or_hold_one_another_overlap_and_others_do_not_whichever_is_asked() -> None:
+    low, middle, high, all_of_them = Interval(0.0, 2.0), Interval(2.0, 3.0), Interval(4.0, 5.0), Interval(-1.0, 9.0)
+    pairs = [(low, middle, True), (middle, high, False), (low, high, False), (high, all_of_them, True)]
+    assert [(a.overlaps(b), b.overlaps(a)) for a, b, _ in pairs] == [(expected,) * 2 for *_, expected in pairs]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_interval_that_leaves_out_the_point_is_widened_to_it(sign: float) -> None:
+    def count_different(rows: Values) -> Values:
+        counts: Values = sign * (1.0 + (np.diff(np.sort(rows, axis=-1), axis=-1) > 0).sum(axis=-1))
+        return counts
+
+    interval = stratified_bootstrap_interval([np.arange(40.0)], count_different, resamples=500)
+    # Of 40 different values a resample holds about 25, and never all.
+    ends = sorted((sign * interval.low, sign * interval.high))
+    assert ends[1] == 40.0
+    assert 15 < ends[0] < 30
+
+
+def test_the_ends_of_a_plain_interval_hardly_depend_on_the_generator() -> None:
+    values = [np.random.default_rng(7).normal(size=20)]
+    ends = [_ends(stratified_bootstrap_interval(values, seed=seed)) for seed in range(12)]
+    # From 100 resamples they would be ten times as far apart as from 10,000.
+    assert np.std(ends, axis=0).max() < 0.02
 
 
 def test_values_are_never_drawn_from_another_stratum() -> None:
