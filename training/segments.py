@@ -19,6 +19,9 @@ from experiment.files import write_atomically
 from training.rowlog import RowLog
 from training.state import check_dtype
 
+MAX_SEGMENTS = 64
+"""Files that a ring may be spread over; with thousands to name, each save would be slower than the one before."""
+
 _CHUNK_BYTES = 1 << 23
 
 
@@ -67,7 +70,7 @@ def write_segments(folder: Path, log: RowLog, before: StoredLog | None, place: s
     """Write the rows added since `before` and give what to store.
 
     Only files in `before` that still have rows of the ring are named again. A ring of another size, or one that counts
-    fewer rows than `before`, is written whole.
+    fewer rows than `before`, is written whole; so is one that would be in more than `MAX_SEGMENTS` files.
 
     Raises:
         TypeError: the rows aren't plain numbers; `place` names them.
@@ -79,6 +82,8 @@ def write_segments(folder: Path, log: RowLog, before: StoredLog | None, place: s
     old = before.segments if before is not None and goes_on else ()
     kept = tuple(segment for segment in old if segment.end > log.first)
     start = kept[-1].end if kept else log.first
+    if start < log.total and len(kept) >= MAX_SEGMENTS:
+        kept, start = (), log.first
     new = (_write_segment(folder, log, start),) if start < log.total else ()
     return StoredLog(dtype, shape, log.total, kept + new)
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training import segments
 from training.checkpoint import CheckpointStore, load_checkpoint
 from training.resources import hash_state
 from training.rowlog import RowLog
-from training.segments import SegmentError, read_row_log, write_segments
+from training.segments import MAX_SEGMENTS, SegmentError, read_row_log, write_segments
 
 
 class Ring:
@@ -37,12 +38,13 @@ SAVE = st.tuples(st.just("save"), st.none())
 RESUME = st.tuples(st.just("resume"), st.integers(0, 2))
 
 
-@given(st.integers(1, 7), st.integers(1, 3), st.lists(ADD | SAVE | RESUME, max_size=25))
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.lists(ADD | SAVE | RESUME, max_size=25))
 @settings(max_examples=80, deadline=None)
 def test_any_history_gives_every_kept_checkpoint_back(
-    capacity: int, keep_last: int, history: list[tuple[str, Any]]
+    capacity: int, keep_last: int, max_segments: int, history: list[tuple[str, Any]]
 ) -> None:
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "MAX_SEGMENTS", max_segments)
         folder = Path(name) / "checkpoints"
         saved: dict[int, list[int]] = {}
         store, ring, step = CheckpointStore(folder, keep_last, print), Ring(capacity, []), 0
@@ -65,7 +67,9 @@ def test_any_history_gives_every_kept_checkpoint_back(
                 ring = Ring(capacity, saved[step])
                 assert hash_state(checkpoint.state["log"]) == hash_state(ring.log())
             for kept, rows in saved.items():
-                state = load_checkpoint(folder / f"step_{kept:08d}.pt").state
+                checkpoint = load_checkpoint(folder / f"step_{kept:08d}.pt")
+                assert all(len(log.segments) <= max_segments for log in checkpoint.replay.values())
+                state = checkpoint.state
                 expected = Ring(capacity, rows).log()
                 assert hash_state(state) == hash_state({"log": expected, "other": {"log": expected}})
                 assert np.array_equal(state["log"].rows, expected.rows)
@@ -80,6 +84,20 @@ def test_only_new_rows_are_written(tmp_path: Path) -> None:
     assert [(segment.first, segment.rows) for segment in second.segments] == [(0, 3), (3, 1)]
     assert third == second
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_ring_in_too_many_segments_is_written_whole(tmp_path: Path) -> None:
+    ring = Ring(1000, list(range(10)))
+    stored = write_segments(tmp_path, ring.log(), None, "log")
+    for added in range(1, MAX_SEGMENTS):
+        ring.added += [added]
+        stored = write_segments(tmp_path, ring.log(), stored, "log")
+    assert len(stored.segments) == MAX_SEGMENTS
+    assert write_segments(tmp_path, ring.log(), stored, "log") == stored
+    ring.added += [7]
+    stored = write_segments(tmp_path, ring.log(), stored, "log")
+    assert [(segment.first, segment.rows) for segment in stored.segments] == [(0, 10 + MAX_SEGMENTS)]
+    assert hash_state(read_row_log(tmp_path, stored)) == hash_state(ring.log())
 
 
 @pytest.mark.parametrize(("first", "rows", "words"), [(4, 2, "gap"), (0, 3, "in no segment"), (0, 9, "gap")])
