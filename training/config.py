@@ -107,6 +107,9 @@ class TrainerConfig(BaseModel):
             faults.append(self._pair("batch_size", ">", "buffer_size", "no batch would ever be full"))
         if self.eval_freq is not None and self.eval_freq > self.max_timesteps:
             faults.append(self._pair("eval_freq", ">", "max_timesteps", "nothing would be evaluated"))
+        if self.guard == "stop" and self.log_every == self.eval_every == 0:
+            message = "guard is stop, but log_freq and eval_freq are 0: it looks at rows, and there would be none"
+            faults.append(Fault(("guard", "log_freq", "eval_freq"), f"{message}; log or evaluate, or set guard: warn"))
         return faults
 
     def find_environment_faults(self) -> list[Fault]:
