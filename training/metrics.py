@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from training.protocol import Episode
+
+if TYPE_CHECKING:
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
 EPISODE_WINDOW = 100
 """Episodes that rollout means are taken over, as in stable-baselines3."""
@@ -59,11 +64,11 @@ class MetricsLog:
             step: finished training steps.
             env_step: environment steps taken.
             clock: what TensorBoard has on its x axis.
-            wall_time: seconds of training, summed over attempts.
+            wall_time: seconds since training began, evaluations and saves included, summed over attempts.
             values: by name.
 
         Raises:
-            OSError: the disk is full; no half row stays.
+            OSError: the disk is full; no half row stays, and without a row there is no point for TensorBoard.
         """
         row: Row = {"step": step, "env_step": env_step, "wall_time": round(wall_time, 3)}
         row |= {name: to_json_number(value) for name, value in values.items()}
@@ -92,8 +97,6 @@ class MetricsLog:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        if self._view is not None:
-            self._view.flush()
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
@@ -145,13 +148,17 @@ def _link(chain: str, line: bytes) -> str:
 
 
 class TensorBoardView:
-    """Scalars for TensorBoard. Its writer is imported with the first one, and is not torch's, which takes 1.4 s."""
+    """Scalars for TensorBoard, each point in its file at once.
+
+    TensorBoard's own writer of files has a thread that prints its errors whenever it likes, and torch's takes 1.4 s to
+    import; so only the format of records is theirs, imported with the first point.
+    """
 
     TRANSIENT: ClassVar = frozenset({"_folder", "_writer", "_purge_from"})
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer: Any = None
+        self._writer: RecordWriter | None = None
         self._purge_from: int | None = None
 
     def forget_after(self, clock: int) -> None:
@@ -159,34 +166,48 @@ class TensorBoardView:
         self._purge_from = clock + 1
 
     def write(self, clock: int, values: Mapping[str, float]) -> None:
-        """Add a point to the curve of each name."""
-        from tensorboard.compat.proto.event_pb2 import Event
+        """Add a point to the curve of each name.
+
+        Raises:
+            OSError: the disk is full.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._open().add_event(Event(wall_time=time.time(), step=clock, summary=Summary(value=scalars)))
+        try:
+            writer = self._writer or self._open()
+            _add_event(writer, step=clock, summary=Summary(value=scalars))
+            writer.flush()
+        except OSError as error:
+            message = f"{self._folder}: a point could not be written for TensorBoard ({error.strerror})"
+            raise OSError(error.errno, message) from error
 
-    def _open(self) -> Any:
-        if self._writer is None:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def _open(self) -> RecordWriter:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-            self._writer = EventFileWriter(str(self._folder))
-            if self._purge_from is not None:
-                start = SessionLog(status=SessionLog.START)
-                self._writer.add_event(Event(wall_time=time.time(), step=self._purge_from, session_log=start))
-        return self._writer
-
-    def flush(self) -> None:
-        """Hand everything to the operating system."""
-        if self._writer is not None:
-            self._writer.flush()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of their names.
+        path = self._folder / f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = writer = RecordWriter(path.open("xb"))
+        _add_event(writer, file_version="brain.Event:2")
+        if self._purge_from is not None:
+            _add_event(writer, step=self._purge_from, session_log=SessionLog(status=SessionLog.START))
+        return writer
 
     def close(self) -> None:
         """Finish the file; a later `write` begins another."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            # What can't be written here is a view; an error from it would hide the one that ended the run.
+            with contextlib.suppress(OSError):
+                writer.close()
+
+
+def _add_event(writer: RecordWriter, **content: Any) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    writer.write(Event(wall_time=time.time(), **content).SerializeToString())
 
 
 class Averages:

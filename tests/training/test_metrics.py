@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 from pathlib import Path
@@ -137,6 +138,33 @@ def test_tensorboard_shows_the_same_curve_and_it_does_not_double_back(path: Path
     write_rows(again, 10, scale=3)
     again.close()
     assert read_curve(folder) == [(10, 30.0)]
+
+
+def test_a_point_is_in_its_file_at_once(path: Path, tmp_path: Path) -> None:
+    log = MetricsLog(path, tmp_path / "tensorboard")
+    write_rows(log, 10)
+    assert read_curve(tmp_path / "tensorboard") == [(10, 10.0)]
+    log.close()
+
+
+def test_a_full_disk_ends_the_view_without_hiding_what_went_wrong(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real = Path.open
+
+    def open_full(file: Path, *args: Any, **kwargs: Any) -> Any:
+        return real(Path("/dev/full"), "wb") if "tfevents" in file.name else real(file, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    log = MetricsLog(path, tmp_path / "tensorboard")
+    with pytest.raises(OSError, match=r"tensorboard: .*No space left on device") as caught:
+        write_rows(log, 1)
+    assert caught.value.errno == errno.ENOSPC
+    assert [row["step"] for row in read_rows(path)] == [1]
+    log.close()
+    del log
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_averages_are_over_the_steps_that_had_the_name() -> None:
