@@ -57,7 +57,7 @@ class Meter:
         self._gpu_before: int | None = None
 
     def wall_s(self) -> float:
-        """Give the seconds of training so far."""
+        """Give the seconds since training began, evaluations and saves included, time between attempts left out."""
         return self._wall_before + time.perf_counter() - self._wall_start
 
     def cpu_s(self) -> float:

@@ -40,6 +40,20 @@ def test_there_is_no_gpu_memory_without_a_gpu() -> None:
     assert read_peak_gpu_bytes() is None
 
 
+def test_the_gpu_memory_of_a_process_is_that_of_its_fullest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {0: 5, 1: 9, 2: 3}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(peaks))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
+    assert read_peak_gpu_bytes() == 9
+    meter = Meter()
+    assert meter.peak_gpu_bytes() == 9
+    meter.load_state_dict(meter.state_dict() | {"gpu_before": 4})
+    assert meter.peak_gpu_bytes() == 9
+    meter.load_state_dict(meter.state_dict() | {"gpu_before": 11})
+    assert meter.peak_gpu_bytes() == 11
+
+
 def test_the_memory_of_all_row_logs_is_summed() -> None:
     state = {"a": RowLog(np.zeros((10, 3), np.float32), 2), "b": [RowLog(np.zeros((5, 1), np.uint8), 9)]}
     assert measure_replay_bytes(state) == 125
