@@ -111,7 +111,7 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
     trainer = find_trainer(config.model_dump()).build_trainer(config, device)
     if trainer.resume_reason:
         print(f"note: a resumed run begins a new episode: {trainer.resume_reason}")
-    start = Attempt(attempt, str(device), threads, code_version, trainer.resume_mode)
+    start = Attempt(attempt, str(device), threads, code_version)
     try:
         outcome = fit(trainer, run, config, start, should_stop=lambda: bool(stop_signals), say=print)
     finally:

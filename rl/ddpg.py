@@ -6,7 +6,7 @@ Actions are in [-1, 1] everywhere here; only `ActionScale` knows the environment
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
@@ -216,9 +216,14 @@ class DDPGTrainer:
             metrics = {name: value / updates for name, value in metrics.items()}
         return StepResult(metrics, env_steps=1, updates=updates, episodes=episodes)
 
-    def evaluate(self, seeds: Sequence[int]) -> Evaluation:
-        """Run one episode without noise per seed, in an environment of its own."""
-        return evaluate_policy(lambda: make_env(self.config.env_name, self.config.env_kwargs), self._act, seeds)
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
+        """Run one episode without noise per seed, in an environment of its own.
+
+        Raises:
+            EvaluationStopped: `should_stop` said so.
+        """
+        config = self.config
+        return evaluate_policy(lambda: make_env(config.env_name, config.env_kwargs), self._act, seeds, should_stop)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

@@ -2,7 +2,8 @@
 
 A checkpoint is `step_<8 digits>.pt` (the number counts finished training steps) and, written after it, a manifest
 `step_<8 digits>.json` with the hash of that file and of every replay segment it needs. Without its manifest, a `.pt` is
-a save that was cut off. `best.pt` has no replay data. Replay segments are in `replay/` (see `training.segments`).
+a save that was cut off. The best policy so far is such a pair, `best_<8 digits>`, without replay data. Replay segments
+are in `replay/` (see `training.segments`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,8 +39,10 @@ from training.segments import (
 )
 from training.state import find_row_logs, pack_state, unpack_state
 
-_STEP_FILE = re.compile(r"step_(\d{8,})\.(pt|json)")
+_FILE = re.compile(r"(step|best)_(\d{8,})\.(pt|json)")
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, TypeError, ValueError, AttributeError)
+
+Kind = Literal["step", "best"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, *, with_replay: bool = True) -> Checkpoint:
-    """Read one checkpoint, `step_<8 digits>.pt` or `best.pt`.
+    """Read one checkpoint, `step_<8 digits>.pt` or `best_<8 digits>.pt`.
 
     Args:
         path: the `.pt` file; its manifest is beside it.
@@ -65,14 +68,15 @@ def load_checkpoint(path: Path, *, with_replay: bool = True) -> Checkpoint:
 
     Raises:
         CheckpointError: the file or a segment is missing, cut short or changed, of a newer format, holds code, or its
-            replay data were dropped. The message names the newest other checkpoint that can be used.
+            replay data were dropped. The message names the newest other one of its kind that can be used.
     """
     try:
         return _read(path, with_replay)
     except InvalidCheckpointError as error:
-        others = [other for other in _list_checkpoints(path.parent) if other != path]
+        kind: Kind = "best" if path.name.startswith("best_") else "step"
+        others = [other for other in _list_checkpoints(path.parent, kind) if other != path]
         usable = next((other.name for other in others if _is_valid(other, with_replay)), None)
-        advice = f"use {usable} instead" if usable else "no other checkpoint there can be used"
+        advice = f"use {usable} instead" if usable else f"no other {kind}_*.pt there can be used"
         raise CheckpointError(f"{path}: {error}; {advice}") from error
 
 
@@ -167,12 +171,12 @@ class CheckpointStore:
         return path
 
     def save_best(self, step: int, state: object, facts: Mapping[str, Any]) -> Path:
-        """Replace `best.pt`, without the rows of `RowLog`s.
+        """Save the best state so far as `best_<8 digits>.pt`, without rows of `RowLog`s, then delete the one before.
 
         Raises:
             OSError: as `save`.
         """
-        path = self._folder / "best.pt"
+        path = self._folder / f"best_{step:08d}.pt"
         packed = _to_bytes(state)
         replay = {
             key: StoredLog(log.rows.dtype.str, log.rows.shape, log.total, ())
@@ -182,19 +186,30 @@ class CheckpointStore:
             self._make_folders()
             _write_pair(path, step, packed, replay, facts, replay_dropped=True)
         except OSError as error:
+            self._withdraw(path)
             raise self._explain(error, path, len(packed)) from error
+        self._delete_other_bests(path)
         return path
 
     def read_best(self) -> Mapping[str, Any] | None:
-        """Give the facts of `best.pt`, None where there is none; one that isn't valid is kept aside."""
-        path = self._folder / "best.pt"
-        if not path.exists():
-            return None
-        try:
-            return _read(path, with_replay=False).facts
-        except InvalidCheckpointError as error:
-            self._report(f"{path} is not used and kept as {_set_aside(path).name}: {error}")
-            return None
+        """Give the facts of the newest valid best policy, None where there is none.
+
+        Those that aren't valid are kept aside; older ones, which a kill left there, are deleted.
+        """
+        for path in _list_checkpoints(self._folder, "best"):
+            try:
+                facts = _read(path, with_replay=False).facts
+            except InvalidCheckpointError as error:
+                self._report(f"{path} is not used and kept as {_set_aside(path).name}: {error}")
+            else:
+                self._delete_other_bests(path)
+                return facts
+        return None
+
+    def _delete_other_bests(self, kept: Path) -> None:
+        for path in _list_checkpoints(self._folder, "best"):
+            if path != kept:
+                _delete_pair(path)
 
     def drop_replay(self) -> None:
         """Delete replay data; the checkpoints stay good for evaluation and say that they can't be trained on."""
@@ -232,9 +247,7 @@ class CheckpointStore:
         kept = finished[: self._keep_last]
         for path in paths:
             if path not in kept:
-                # The manifest goes first: without it, what a kill leaves here is no checkpoint.
-                manifest_path(path).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
+                _delete_pair(path)
         self._delete_unneeded_segments()
 
     def _delete_unneeded_segments(self) -> None:
@@ -249,11 +262,17 @@ class CheckpointStore:
         delete_other_segments(self._replay_folder, needed)
 
 
-def _list_checkpoints(folder: Path) -> list[Path]:
-    """Give the `.pt` path of everything that is or was to be a checkpoint, newest first."""
+def _list_checkpoints(folder: Path, kind: Kind = "step") -> list[Path]:
+    """Give the `.pt` path of everything that is or was to be a checkpoint of this kind, newest first."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    steps = {match[1] for match in map(_STEP_FILE.fullmatch, names) if match is not None}
-    return [folder / f"step_{step}.pt" for step in sorted(steps, key=int, reverse=True)]
+    steps = {match[2] for match in map(_FILE.fullmatch, names) if match is not None and match[1] == kind}
+    return [folder / f"{kind}_{step}.pt" for step in sorted(steps, key=int, reverse=True)]
+
+
+def _delete_pair(path: Path) -> None:
+    # The manifest goes first: without it, what a kill leaves here is no checkpoint.
+    manifest_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _find_newest(folder: Path, with_replay: bool) -> tuple[Checkpoint | None, dict[Path, str]]:
@@ -287,7 +306,7 @@ def _read(path: Path, with_replay: bool) -> Checkpoint:
     if with_replay and manifest.replay_dropped:
         raise CheckpointError(
             f"{path} has no replay data any more (they are dropped when a run is done, unless keep_replay: true, and "
-            "best.pt never has them): it can be evaluated (with_replay=False) but not trained on"
+            "a best_*.pt never has them): it can be evaluated (with_replay=False) but not trained on"
         )
     packed, logs = _read_verified(path, manifest), manifest.replay
     try:

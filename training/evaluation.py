@@ -8,7 +8,7 @@ from typing import Any, Protocol, SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-from training.protocol import Evaluation
+from training.protocol import Evaluation, EvaluationStopped
 from training.seeding import undisturbed_generators
 
 MAX_SEEDS = 1_000_000
@@ -49,7 +49,10 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
 
 
 def evaluate_policy(
-    make_env: Callable[[], EvaluationEnv], act: Callable[[NDArray[Any]], NDArray[Any]], seeds: Sequence[int]
+    make_env: Callable[[], EvaluationEnv],
+    act: Callable[[NDArray[Any]], NDArray[Any]],
+    seeds: Sequence[int],
+    should_stop: Callable[[], bool],
 ) -> Evaluation:
     """Run one episode per seed in an environment of its own, closed at the end.
 
@@ -59,22 +62,30 @@ def evaluate_policy(
         make_env: gives a fresh environment, with a limit on its episodes' length.
         act: the policy without noise, one observation to one action.
         seeds: each episode begins with `reset(seed=...)`.
+        should_stop: asked before each step.
+
+    Raises:
+        EvaluationStopped: `should_stop` said so.
     """
     with undisturbed_generators():
         env = make_env()
         try:
-            episodes = [_run_episode(env, act, seed) for seed in seeds]
+            episodes = [_run_episode(env, act, seed, should_stop) for seed in seeds]
         finally:
             env.close()
     returns, lengths = zip(*episodes, strict=True)
     return Evaluation(tuple(seeds), returns, lengths)
 
 
-def _run_episode(env: EvaluationEnv, act: Callable[[NDArray[Any]], NDArray[Any]], seed: int) -> tuple[float, int]:
+def _run_episode(
+    env: EvaluationEnv, act: Callable[[NDArray[Any]], NDArray[Any]], seed: int, should_stop: Callable[[], bool]
+) -> tuple[float, int]:
     """Give the sum of rewards and the length of one episode."""
     obs, _ = env.reset(seed=seed)
     episode_return, length, over = 0.0, 0, False
     while not over:
+        if should_stop():
+            raise EvaluationStopped
         obs, reward, terminated, truncated, _ = env.step(act(obs))
         episode_return += float(reward)
         length += 1

@@ -1,7 +1,8 @@
 """THE training loop: resume, step, log, evaluate, save, until the clock has run out; then the summary.
 
 A crash between any two of these calls is made good by the next attempt: a checkpoint is whole or not there, rows newer
-than the checkpoint are cut, an evaluation that a checkpoint has seen is not repeated, and the summary comes last.
+than the checkpoint are cut, an evaluation that a checkpoint has seen is not repeated, one that a stop cut short is made
+up for before anything else, and the summary comes last.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enum import StrEnum
 
 from experiment.run import Run
 from training.config import TrainerConfig
+from training.evaluation import report_seeds
 from training.protocol import Trainer
 from training.session import Attempt, Session
 
@@ -40,7 +42,7 @@ def fit(
         run: its folder exists, and its lock is held by this process.
         config: gives the cadence; see `training.session.Progress` for what it counts.
         attempt: this start of the run.
-        should_stop: asked before each step; True ends the attempt with a checkpoint.
+        should_stop: asked before each step, also of evaluations; True ends the attempt with a checkpoint.
         say: prints a line for people.
 
     Raises:
@@ -52,23 +54,26 @@ def fit(
             session.clean_up()
             return Outcome.FINISHED
         session.begin()
-        while not session.is_over():
+        while session.owes_evaluation or not session.is_over():
             if should_stop():
                 session.save()
                 return Outcome.STOPPED
-            session.progress.step += 1
-            session.take(trainer.train_step())
-            if session.is_due(config.log_every) or (session.is_over() and config.log_every):
-                session.log()
-            if session.is_due(config.eval_every):
-                session.evaluate()
+            if not session.owes_evaluation:
+                session.progress.step += 1
+                session.take(trainer.train_step())
+                if session.is_due(config.log_every) or (session.is_over() and config.log_every):
+                    session.log()
+                session.owes_evaluation = session.is_due(config.eval_every)
+            if session.owes_evaluation:
+                session.evaluate(should_stop)
             if session.guard.wants_stop:
                 return Outcome.UNHEALTHY
             if session.is_due(config.save_every) or session.is_over():
                 session.save()
-        if should_stop():
+        evaluation = session.run_episodes(report_seeds(config.num_final_eval), should_stop)
+        if evaluation is None:
             return Outcome.STOPPED
-        session.write_summary()
+        session.write_summary(evaluation)
         if session.guard.wants_stop:
             return Outcome.UNHEALTHY
         session.clean_up()

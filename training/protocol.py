@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -37,11 +37,15 @@ class Evaluation:
     lengths: tuple[int, ...]
 
 
+class EvaluationStopped(Exception):  # noqa: N818  nothing went wrong
+    """An evaluation that was asked to stop came to its end early; none of its episodes counts."""
+
+
 class Trainer(Protocol):
     """One learning algorithm with its environment and its data.
 
     `resume_mode` is `exact` where the environment's state comes back to the bit, `episode` where a resumed run begins a
-    new episode instead, for `resume_reason`.
+    new episode instead, for `resume_reason`. Both may change while it trains.
     """
 
     resume_mode: Literal["exact", "episode"]
@@ -51,8 +55,12 @@ class Trainer(Protocol):
         """Act and learn once."""
         ...
 
-    def evaluate(self, seeds: Sequence[int]) -> Evaluation:
-        """Run one episode per seed without changing anything that training reads."""
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Evaluation:
+        """Run one episode per seed without changing anything that training reads.
+
+        Raises:
+            EvaluationStopped: `should_stop`, asked before each step of the environment, said so.
+        """
         ...
 
     def components(self) -> dict[str, nn.Module]:

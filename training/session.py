@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,10 +13,10 @@ from experiment.files import now_text, write_json
 from experiment.run import Run
 from training.checkpoint import Checkpoint, CheckpointStore
 from training.config import TrainerConfig
-from training.evaluation import describe_evaluation, report_seeds, selection_seeds, summarise_evaluation
+from training.evaluation import describe_evaluation, selection_seeds, summarise_evaluation
 from training.health import HealthGuard
 from training.metrics import Averages, MetricsLog, RecentEpisodes, to_json_number
-from training.protocol import Evaluation, StepResult, Trainer
+from training.protocol import Evaluation, EvaluationStopped, StepResult, Trainer
 from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes
 from training.seeding import read_global_generators, undisturbed_generators, write_global_generators
 
@@ -34,14 +34,12 @@ class Attempt:
         device: what it trains on, as a user would name it.
         threads: of torch, on the CPU.
         code_version: of Gridpilot and what it imports.
-        resume_mode: `exact` where the trainer's environment comes back to the bit, else `episode`.
     """
 
     number: int
     device: str
     threads: int
     code_version: str
-    resume_mode: Literal["exact", "episode"]
 
 
 @dataclass
@@ -68,6 +66,11 @@ class Session:
         config: of the run.
         attempt: this start of it.
         say: prints a line for people.
+
+    Attributes:
+        progress: the run's counters.
+        owes_evaluation: True from the step that an evaluation is due at until its row is written, over stops too.
+        guard: of the run's health.
     """
 
     TRANSIENT: ClassVar = frozenset(
@@ -80,6 +83,7 @@ class Session:
         self._trainer, self._run, self._config, self._attempt, self._say = trainer, run, config, attempt, say
         self._store = CheckpointStore(run.checkpoints_dir, config.keep_last, say)
         self.progress = Progress()
+        self.owes_evaluation = False
         self._averages = Averages()
         self._episodes = RecentEpisodes()
         self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)
@@ -115,6 +119,7 @@ class Session:
             self._say(
                 f"No checkpoint yet: training starts from step 0 again, {dropped} earlier metric rows are dropped"
             )
+        self._clock_before = self.progress.clock
         self._row_before = (self.progress.clock, self._meter.wall_s())
 
     def _refuse_leftovers(self) -> None:
@@ -131,9 +136,9 @@ class Session:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._trainer.load_state_dict(checkpoint.state["trainer"])
         self.load_state_dict(checkpoint.state["session"])
-        best = self._store.read_best()
-        # What is in best.pt counts: it may be newer than the checkpoint, and then training comes by it again.
-        self._best = None if best is None else dict(best["best"])
+        if (best := self._store.read_best()) is not None:
+            # The file counts: it may be newer than the checkpoint, and then training comes by that policy again.
+            self._best = dict(best["best"])
         self._saved_step = checkpoint.step
         self._say(f"Resumed from step {checkpoint.step:,}")
         self._tell_differences(checkpoint.facts)
@@ -181,21 +186,32 @@ class Session:
         )
         self.guard.check(progress.step, values)
 
-    def evaluate(self) -> None:
-        """Evaluate on the selection seeds, write a row, and keep the policy if it is the best so far."""
-        evaluation = self._run_episodes(selection_seeds(self._config.num_eval))
+    def evaluate(self, should_stop: Callable[[], bool]) -> None:
+        """Evaluate on the selection seeds, write a row, and keep the policy if it is the best so far.
+
+        Where `should_stop` cuts it short, none of this is done and the evaluation stays owed.
+        """
+        evaluation = self.run_episodes(selection_seeds(self._config.num_eval), should_stop)
+        if evaluation is None:
+            self._say(f"Evaluation at step {self.progress.step:,} cut short; it comes first when the run goes on")
+            return
         for line in describe_evaluation(evaluation, self.progress.clock):
             self._say(line)
         values = summarise_evaluation(evaluation)
         self._write_row(values)
+        self.owes_evaluation = False
         mean = values["eval/mean_reward"]
         if math.isfinite(mean) and (self._best is None or mean > self._best["mean"]):
             self._best = {"step": self.progress.step, "mean": mean}
             self._store.save_best(self.progress.step, self._full_state(), self._facts() | {"best": self._best})
 
-    def _run_episodes(self, seeds: tuple[int, ...]) -> Evaluation:
-        with undisturbed_generators():
-            return self._trainer.evaluate(seeds)
+    def run_episodes(self, seeds: tuple[int, ...], should_stop: Callable[[], bool]) -> Evaluation | None:
+        """Run one undisturbed episode per seed; None where `should_stop` cut them short."""
+        try:
+            with undisturbed_generators():
+                return self._trainer.evaluate(seeds, should_stop)
+        except EvaluationStopped:
+            return None
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this very step."""
@@ -218,13 +234,16 @@ class Session:
             "threads": attempt.threads,
             "torch": str(torch.__version__),
             "code_version": attempt.code_version,
-            "resume": attempt.resume_mode,
+            **self._describe_resume(),
             "saved": now_text(),
         }
 
-    def write_summary(self) -> None:
-        """Evaluate on the report seeds and write `summary.json`, unless the guard asks for an end first."""
-        evaluation = self._run_episodes(report_seeds(self._config.num_final_eval))
+    def _describe_resume(self) -> dict[str, str | None]:
+        # Asked for after the trainer gave its state: that is when it finds an environment that can't be saved.
+        return {"resume": self._trainer.resume_mode, "resume_reason": self._trainer.resume_reason}
+
+    def write_summary(self, evaluation: Evaluation) -> None:
+        """Write `summary.json` with the evaluation on the report seeds, unless the guard asks for an end first."""
         final = summarise_evaluation(evaluation)
         mean, std = final["eval/mean_reward"], final["eval/std_reward"]
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
@@ -256,7 +275,7 @@ class Session:
             "env_steps": progress.env_step,
             "updates": progress.updates,
             "attempts": attempt.number,
-            "resume": attempt.resume_mode,
+            **self._describe_resume(),
             "guard": self.guard.summary(),
             "device": attempt.device,
             "threads": attempt.threads,
@@ -281,6 +300,7 @@ class Session:
         """Give everything that resuming needs, but for the trainer's own and the global generators."""
         return {
             "progress": dict(vars(self.progress)),
+            "owes_evaluation": self.owes_evaluation,
             "averages": self._averages.state_dict(),
             "episodes": self._episodes.state_dict(),
             "metrics": self._metrics.state_dict(),
@@ -293,6 +313,7 @@ class Session:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; cuts `metrics.jsonl` back to it."""
         self.progress = Progress(**state["progress"])
+        self.owes_evaluation = state["owes_evaluation"]
         self._averages.load_state_dict(state["averages"])
         self._episodes.load_state_dict(state["episodes"])
         self._metrics.load_state_dict(state["metrics"], self.progress.clock)

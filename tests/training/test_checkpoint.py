@@ -276,8 +276,8 @@ def test_the_best_policy_has_no_replay_data(store: CheckpointStore, folder: Path
     store.save_best(1, make_state(1), {"mean": 5.0})
     save_steps(store, 2, 3, 4, 5)
     with pytest.raises(CheckpointError, match="no replay data"):
-        load_checkpoint(folder / "best.pt")
-    best = load_checkpoint(folder / "best.pt", with_replay=False)
+        load_checkpoint(folder / "best_00000001.pt")
+    best = load_checkpoint(folder / "best_00000001.pt", with_replay=False)
     assert torch.equal(best.state["weights"], torch.ones(3))
     assert best.state["buffer"].total == 0
     assert best.state["buffer"].rows.shape == (8, 2)
@@ -287,11 +287,86 @@ def test_the_best_policy_has_no_replay_data(store: CheckpointStore, folder: Path
 def test_a_damaged_best_policy_is_kept_aside(store: CheckpointStore, folder: Path, said: Said) -> None:
     assert store.read_best() is None
     store.save_best(1, make_state(1), {"mean": 5.0})
-    flip_bit(folder / "best.pt")
+    flip_bit(folder / "best_00000001.pt")
     assert store.read_best() is None
-    assert "best.pt.invalid" in said[0]
+    assert "best_00000001.pt.invalid" in said[0]
     store.save_best(2, make_state(2), {"mean": 6.0})
     assert store.read_best() == {"mean": 6.0}
+
+
+@pytest.mark.parametrize("step", [1, 9])
+def test_a_better_policy_takes_the_place_of_the_one_before_also_from_an_earlier_step(
+    store: CheckpointStore, folder: Path, step: int
+) -> None:
+    store.save_best(5, make_state(5), {"mean": 5.0})
+    store.save_best(step, make_state(step), {"mean": 6.0})
+    assert list_names(folder, "best_*") == [f"best_{step:08d}.json", f"best_{step:08d}.pt"]
+    assert store.read_best() == {"mean": 6.0}
+
+
+def keep_two_bests(store: CheckpointStore, folder: Path) -> None:
+    """What a kill leaves between the save of a better policy and the end of the one before."""
+    store.save_best(1, make_state(1), {"mean": 5.0})
+    before = {path: path.read_bytes() for path in folder.glob("best_*")}
+    store.save_best(2, make_state(2), {"mean": 6.0})
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_of_two_best_policies_the_newer_one_stays(store: CheckpointStore, folder: Path, said: Said) -> None:
+    keep_two_bests(store, folder)
+    assert store.read_best() == {"mean": 6.0}
+    assert list_names(folder, "best_*") == ["best_00000002.json", "best_00000002.pt"]
+    assert not said
+
+
+def test_a_damaged_best_policy_gives_way_to_the_one_before(store: CheckpointStore, folder: Path, said: Said) -> None:
+    keep_two_bests(store, folder)
+    flip_bit(folder / "best_00000002.pt")
+    with pytest.raises(CheckpointError, match=r"use best_00000001\.pt instead"):
+        load_checkpoint(folder / "best_00000002.pt", with_replay=False)
+    assert store.read_best() == {"mean": 5.0}
+    assert "best_00000002.pt.invalid" in said[0]
+
+
+def test_the_error_about_a_best_policy_names_no_checkpoint_of_training(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2)
+    store.save_best(1, make_state(1), {"mean": 5.0})
+    flip_bit(folder / "best_00000001.pt")
+    with pytest.raises(CheckpointError, match=r"no other best_\*\.pt there can be used") as caught:
+        load_checkpoint(folder / "best_00000001.pt", with_replay=False)
+    assert "step_" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_a_full_disk_leaves_the_best_policy_before(
+    store: CheckpointStore, folder: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    save_steps(store, 1)
+    store.save_best(1, make_state(1), {"mean": 5.0})
+    left, real = [call], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match=r"best_00000002\.pt could not be written .*step_00000001\.pt"):
+            store.save_best(2, make_state(2), {"mean": 6.0})
+    assert (folder / "best_00000002.pt").exists() == (call == 3)  # then only the rename may not last
+    assert store.read_best() == {"mean": 6.0 if call == 3 else 5.0}
+
+
+def test_what_an_unreadable_manifest_may_need_is_not_deleted(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 1, 2, 3, 4)
+    flip_bit(folder / "step_00000003.json")
+    save_steps(store, 5)
+    assert list_names(folder, "*.pt")[0] == "step_00000003.pt"
+    flip_bit(folder / "step_00000003.json")
+    assert hash_state(load_checkpoint(folder / "step_00000003.pt").state) == hash_state(make_state(3))
 
 
 def test_dropped_replay_data_leave_checkpoints_for_evaluation(store: CheckpointStore, folder: Path) -> None:

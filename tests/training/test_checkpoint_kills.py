@@ -106,6 +106,28 @@ def test_a_kill_during_a_save_leaves_the_old_state_or_the_new_one(tmp_path: Path
     assert seen == {old, new}
 
 
+def test_a_kill_while_a_better_policy_is_saved_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    def prepare(folder: Path) -> CheckpointStore:
+        store = begin(folder, 1)
+        store.save_best(3, make_state(3), {"mean": 1.0})
+        return store
+
+    counter = prepare(tmp_path / "count")
+    seen = set()
+    for allowed in range(count_operations(lambda: counter.save_best(7, make_state(7), {"mean": 2.0}))):
+        folder = tmp_path / str(allowed)
+        store = prepare(folder)
+        kill_during(lambda store=store: store.save_best(7, make_state(7), {"mean": 2.0}), allowed)  # type: ignore[misc]
+        resumed = resume(folder)[0]
+        best = resumed.read_best()
+        assert best is not None
+        seen.add(best["mean"])
+        assert len(list(folder.glob("best_*.pt"))) == len(list(folder.glob("best_*.json"))) == 1
+        resumed.save_best(7, make_state(7), {"mean": 2.0})
+        assert resumed.read_best() == {"mean": 2.0}
+    assert seen == {1.0, 2.0}
+
+
 def test_a_kill_while_replay_data_are_dropped_leaves_a_checkpoint_for_evaluation(tmp_path: Path) -> None:
     counter = begin(tmp_path / "count", 1, 2)
     for allowed in range(count_operations(counter.drop_replay)):

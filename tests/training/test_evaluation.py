@@ -18,7 +18,7 @@ from training.evaluation import (
     selection_seeds,
     summarise_evaluation,
 )
-from training.protocol import Evaluation
+from training.protocol import Evaluation, EvaluationStopped
 from training.resources import hash_state
 from training.seeding import read_global_generators
 
@@ -28,6 +28,7 @@ class SeededEnv:
 
     def __init__(self) -> None:
         self.left = 0
+        self.taken = 0
         self.closed = False
         self.fails = False
 
@@ -43,6 +44,7 @@ class SeededEnv:
         np.random.rand()  # noqa: NPY002
         torch.rand(3)
         self.left -= 1
+        self.taken += 1
         over = self.left == 0
         return np.array([0.0]), np.float32(action[0]), over and action[0] > 1, over, {}
 
@@ -54,14 +56,18 @@ def act(obs: NDArray[Any]) -> NDArray[Any]:
     return obs + 1
 
 
+def never() -> bool:
+    return False
+
+
 def test_each_seed_gives_one_episode() -> None:
-    evaluation = evaluate_policy(SeededEnv, act, [3, 4, 5])
+    evaluation = evaluate_policy(SeededEnv, act, [3, 4, 5], never)
     assert evaluation == Evaluation((3, 4, 5), (4.0, 6.0, 8.0), (1, 2, 3))
 
 
 def test_the_global_generators_are_as_before() -> None:
     before = hash_state(read_global_generators())
-    evaluate_policy(SeededEnv, act, [3, 4, 5])
+    evaluate_policy(SeededEnv, act, [3, 4, 5], never)
     assert hash_state(read_global_generators()) == before
 
 
@@ -71,10 +77,21 @@ def test_the_environment_is_closed_also_when_it_fails(fails: bool) -> None:
     env.fails = fails
     if fails:
         with pytest.raises(RuntimeError, match="simulator gone"):
-            evaluate_policy(lambda: env, act, [3])
+            evaluate_policy(lambda: env, act, [3], never)
     else:
-        evaluate_policy(lambda: env, act, [3])
+        evaluate_policy(lambda: env, act, [3], never)
     assert env.closed
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_wish_to_stop_is_heard_before_each_step(steps: int) -> None:
+    env, before = SeededEnv(), hash_state(read_global_generators())
+    answers = iter([False] * steps + [True])
+    with pytest.raises(EvaluationStopped):
+        evaluate_policy(lambda: env, act, [3, 4, 5], lambda: next(answers))
+    assert env.taken == steps
+    assert env.closed
+    assert hash_state(read_global_generators()) == before
 
 
 def test_selection_and_report_seeds_are_fixed_and_never_meet() -> None:

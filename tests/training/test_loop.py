@@ -10,6 +10,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from training.health import HealthGuard
 from training.loop import Outcome, fit
 from training.manifest import CheckpointError, read_manifest
 from training.metrics import Averages, MetricsError, MetricsLog, RecentEpisodes, TensorBoardView
-from training.protocol import Episode, Evaluation, StepResult
+from training.protocol import Episode, Evaluation, EvaluationStopped, StepResult
 from training.resources import Meter, hash_state
 from training.rowlog import RowLog
 from training.seeding import seed_everything
@@ -42,12 +43,14 @@ class CountingTrainer:
     """Learns nothing, but every number of it depends on all steps before and on all global generators."""
 
     resume_mode: Literal["exact", "episode"] = "exact"
+    resume_reason: str | None = None
 
     def __init__(self, env_steps: int = 1, sick_at: int = 0) -> None:
         seed_everything(5)
         self.env_steps = env_steps
         self.sick_at = sick_at
-        self.best_at: int | None = None
+        self.values: dict[int, float] = {}
+        self.loses_environment_at = 0
         self.steps = 0
         self.weights = torch.zeros(3)
         self.generator = np.random.Generator(np.random.PCG64(1))
@@ -66,16 +69,20 @@ class CountingTrainer:
         episodes = [Episode(float(noise), 7, True)] if self.steps % 7 == 0 else []
         return StepResult(metrics, self.env_steps, 1, episodes)
 
-    def evaluate(self, seeds: Sequence[int]) -> Evaluation:
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Evaluation:
         self.evaluated.append((self.steps, tuple(seeds)))
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
-        value = 100.0 if self.steps == self.best_at else float(torch.sin(self.weights.sum() * 3))
+        if should_stop():
+            raise EvaluationStopped
+        value = self.values.get(self.steps, float(torch.sin(self.weights.sum() * 3)))
         return Evaluation(tuple(seeds), tuple(value + seed % 3 for seed in seeds), tuple(9 for _ in seeds))
 
     def components(self) -> dict[str, nn.Module]:
         return {"actor": nn.Linear(2, 1)}
 
     def state_dict(self) -> dict[str, Any]:
+        if self.steps == self.loses_environment_at:
+            self.resume_mode, self.resume_reason = "episode", "a file is open"
         return {
             "steps": self.steps,
             "weights": self.weights,
@@ -127,12 +134,19 @@ class Life:
         self.said: list[str] = []
 
     def fit(self, should_stop: Callable[[], bool] = lambda: False) -> Outcome:
-        attempt = Attempt(self.number, "cpu", 1, "abc", "exact")
+        attempt = Attempt(self.number, "cpu", 1, "abc")
         return fit(self.trainer, self.run, self.config, attempt, should_stop=should_stop, say=self.said.append)
 
 
 def read_rows(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+
+
+def read_best(run: Run) -> Any:
+    """What the manifest of the best policy says of it; there is never more than one."""
+    paths = list(run.checkpoints_dir.glob("best_*.pt"))
+    assert len(paths) <= 1
+    return read_manifest(paths[0]).facts["best"] if paths else None
 
 
 def read_result(run: Run) -> dict[str, Any]:
@@ -144,13 +158,12 @@ def read_result(run: Run) -> dict[str, Any]:
     summary = json.loads(run.summary_path.read_bytes())
     for name in ("time", "throughput", "memory", "attempts"):
         del summary[name]
-    best = read_manifest(run.checkpoints_dir / "best.pt") if (run.checkpoints_dir / "best.pt").exists() else None
     newest = load_newest(run.checkpoints_dir, with_replay=False)
     assert newest is not None
     return {
         "rows": rows,
         "summary": summary,
-        "best": best and best.facts["best"],
+        "best": read_best(run),
         "checkpoints": sorted(path.name for path in run.checkpoints_dir.glob("step_*.pt")),
         "state": hash_state(newest.state["trainer"]),
         "generators": hash_state(newest.state["generators"]),
@@ -173,7 +186,7 @@ def test_a_run_writes_logs_evaluations_checkpoints_and_a_summary(run: Run) -> No
     assert clocks(run, "train/critic_loss") == [3, 6, 9, 12, 15, 18, 21, 24, 25]
     assert clocks(run, "eval/mean_reward") == [4, 8, 12, 16, 20, 24]
     assert sorted(path.name for path in run.checkpoints_dir.glob("*.pt")) == [
-        "best.pt",
+        f"best_{read_best(run)['step']:08d}.pt",
         "step_00000024.pt",
         "step_00000025.pt",
     ]
@@ -187,7 +200,7 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
     summary = json.loads(run.summary_path.read_bytes())
     assert set(summary) == {
         *("final_eval", "best_eval", "parameters", "memory", "time", "throughput", "steps", "env_steps", "updates"),
-        *("attempts", "resume", "guard", "device", "threads", "code_version", "state_hash"),
+        *("attempts", "resume", "resume_reason", "guard", "device", "threads", "code_version", "state_hash"),
     }
     assert summary["final_eval"]["seeds"] == list(report_seeds(2))
     assert summary["final_eval"]["mean"] == pytest.approx(np.mean(summary["final_eval"]["returns"]))
@@ -196,6 +209,38 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
     assert summary["memory"]["replay_bytes"] == 256
     assert (summary["steps"], summary["env_steps"], summary["updates"]) == (25, 25, 25)
     assert summary["guard"] == {"verdict": "healthy", "events": 0}
+
+
+def test_updates_and_environment_steps_have_a_throughput_each(run: Run) -> None:
+    Life(run, make_config(), CountingTrainer(env_steps=4)).fit()
+    summary = json.loads(run.summary_path.read_bytes())
+    assert (summary["env_steps"], summary["updates"]) == (28, 7)
+    wall_s = summary["time"]["wall_s"]
+    assert summary["throughput"] == {"env_steps_per_s": 28 / wall_s, "updates_per_s": 7 / wall_s}
+
+
+def test_speed_is_measured_since_the_row_before_and_not_over_attempts(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(run, make_config())
+    # Two steps a second, and 100 s that went by before each attempt.
+    monkeypatch.setattr(Meter, "wall_s", lambda meter: 100 * life.number + life.trainer.steps / 2)
+    assert life.fit(lambda: life.trainer.steps >= 16) is Outcome.STOPPED
+    life = Life(run, make_config(), number=2)
+    assert life.fit() is Outcome.FINISHED
+    assert {row["time/fps"] for row in read_rows(run) if "time/fps" in row} == {2.0}
+
+
+def test_how_a_run_resumes_is_asked_for_when_it_is_written_down(run: Run) -> None:
+    life = Life(run, make_config(keep_last=9))
+    life.trainer.loses_environment_at = 12
+    life.fit()
+    modes = [read_manifest(path).facts["resume"] for path in sorted(run.checkpoints_dir.glob("step_*.pt"))]
+    assert modes == ["exact", "episode", "episode", "episode", "episode"]
+    reasons = [read_manifest(path).facts["resume_reason"] for path in sorted(run.checkpoints_dir.glob("step_*.pt"))]
+    assert reasons == [None, *["a file is open"] * 4]
+    summary = json.loads(run.summary_path.read_bytes())
+    assert (summary["resume"], summary["resume_reason"]) == ("episode", "a file is open")
 
 
 def test_rows_average_over_the_steps_since_the_row_before(run: Run) -> None:
@@ -279,6 +324,88 @@ def test_a_stop_request_ends_in_a_checkpoint_and_is_gone_on_from(tmp_path: Path,
     assert f"Resumed from step {stop_at}" in third.said
     assert read_result(run) | {"checkpoints": 0} == read_result(straight) | {"checkpoints": 0}
     assert json.loads(run.summary_path.read_bytes())["attempts"] == 3
+
+
+EVALUATIONS: list[tuple[dict[str, Any], int]] = [
+    ({}, 4),  # neither a row nor a checkpoint falls on it
+    ({}, 12),  # both do
+    ({"max_timesteps": 24}, 24),  # and it is the last step
+    ({"max_timesteps": 24, "save_freq": 7, "log_freq": 0}, 24),
+    ({"max_timesteps": 24, "save_freq": 0, "keep_last": 1}, 24),
+]
+
+
+@pytest.mark.parametrize(("settings", "step"), EVALUATIONS)
+@pytest.mark.parametrize("again", ["", "stopped", "killed"])
+def test_an_evaluation_that_a_stop_cut_short_is_made_up_for_first(
+    tmp_path: Path, settings: dict[str, Any], step: int, again: str
+) -> None:
+    config, seeds = make_config(**settings), selection_seeds(2)
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "stopped")
+    Life(straight, config).fit()
+    for number in (1, 2) if again == "stopped" else (1,):
+        life = Life(run, config, number=number)
+        assert life.fit(partial(life.trainer.evaluated.__contains__, (step, seeds))) is Outcome.STOPPED
+        assert life.trainer.evaluated[-1] == (step, seeds)
+        assert f"Evaluation at step {step} cut short; it comes first when the run goes on" in life.said
+        assert step not in [row["step"] for row in read_rows(run) if "eval/mean_reward" in row]
+        newest = load_newest(run.checkpoints_dir)
+        assert newest is not None
+        assert newest.step == step
+    if again == "killed":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CheckpointStore, "save_best", kill)
+            patch.setattr(CountingTrainer, "train_step", kill)
+            patch.setattr(session_module, "write_json", kill)
+            with pytest.raises(Killed):
+                Life(run, config, number=2).fit()
+        assert [row["step"] for row in read_rows(run) if "eval/mean_reward" in row][-1] == step
+    last = Life(run, config, number=3)
+    assert last.fit() is Outcome.FINISHED
+    assert last.trainer.evaluated[0] == (step, seeds)
+    assert read_result(run) | {"checkpoints": 0} == read_result(straight) | {"checkpoints": 0}
+
+
+def kill(*args: Any) -> None:
+    raise Killed
+
+
+def test_an_evaluation_is_made_up_for_in_the_same_attempt_where_the_wish_to_stop_goes_away(tmp_path: Path) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "asked")
+    Life(straight, make_config()).fit()
+    life = Life(run, make_config())
+    assert life.fit(lambda: [at for at, _ in life.trainer.evaluated] == [4] and not life.said) is Outcome.FINISHED
+    assert [at for at, _ in life.trainer.evaluated][:3] == [4, 4, 8]
+    assert read_result(run) == read_result(straight)
+
+
+def test_a_final_evaluation_that_a_stop_cut_short_leaves_no_summary(tmp_path: Path) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "stopped")
+    Life(straight, make_config()).fit()
+    life = Life(run, make_config())
+    assert life.fit(lambda: (25, report_seeds(2)) in life.trainer.evaluated) is Outcome.STOPPED
+    assert not run.summary_path.exists()
+    again = Life(run, make_config(), number=2)
+    assert again.fit() is Outcome.FINISHED
+    assert again.trainer.evaluated == [(25, report_seeds(2))]
+    assert read_result(run) == read_result(straight)
+
+
+def test_a_sick_run_is_not_saved_because_a_stop_cut_its_evaluation_short(run: Run) -> None:
+    life = Life(run, make_config(guard="stop"), CountingTrainer(sick_at=12))
+    assert life.fit(lambda: (12, selection_seeds(2)) in life.trainer.evaluated) is Outcome.UNHEALTHY
+    newest = load_newest(run.checkpoints_dir)
+    assert newest is not None
+    assert newest.step == 6
+
+
+def test_the_guard_looks_at_an_owed_evaluation_before_anything_is_trained(run: Run) -> None:
+    first = Life(run, make_config(guard="stop"))
+    assert first.fit(lambda: (8, selection_seeds(2)) in first.trainer.evaluated) is Outcome.STOPPED
+    second = Life(run, make_config(guard="stop"), number=2)
+    second.trainer.values = {8: float("nan")}
+    assert second.fit() is Outcome.UNHEALTHY
+    assert second.trainer.steps == 8
 
 
 POINTS: list[tuple[Any, str]] = [
@@ -487,13 +614,42 @@ def test_the_summary_names_the_policy_that_is_in_the_best_file(run: Run) -> None
         raise Killed
 
     first = Life(run, make_config(save_freq=6, eval_freq=1))
-    first.trainer.best_at = 9
+    first.trainer.values = {9: 100.0}
     with pytest.raises(Killed):
         first.fit(lambda: first.trainer.steps >= 10 and stop())
     assert Life(run, make_config(save_freq=6, eval_freq=1), number=2).fit() is Outcome.FINISHED
-    best = read_manifest(run.checkpoints_dir / "best.pt").facts["best"]
-    assert json.loads(run.summary_path.read_bytes())["best_eval"] == best
-    assert best["step"] == 9
+    assert json.loads(run.summary_path.read_bytes())["best_eval"] == read_best(run)
+    assert read_best(run)["step"] == 9
+
+
+def test_without_a_best_file_the_one_that_the_checkpoint_knows_counts(run: Run) -> None:
+    values = {4: 100.0}
+    first = Life(run, make_config())
+    first.trainer.values = values
+    first.fit(lambda: first.trainer.steps >= 15)
+    for path in run.checkpoints_dir.glob("best_*"):
+        path.unlink()
+    second = Life(run, make_config(), number=2)
+    second.trainer.values = values
+    second.fit()
+    assert json.loads(run.summary_path.read_bytes())["best_eval"]["step"] == 4
+    assert read_best(run) is None
+
+
+@pytest.mark.parametrize("first", [float("nan"), float("inf"), float("-inf")])
+def test_a_first_evaluation_that_is_not_finite_is_never_the_best(run: Run, first: float) -> None:
+    life = Life(run, make_config())
+    life.trainer.values = {4: first, 12: 50.0}
+    with np.errstate(invalid="ignore"):
+        life.fit()
+    assert json.loads(run.summary_path.read_bytes())["best_eval"]["step"] == read_best(run)["step"] == 12
+
+
+def test_of_two_equal_evaluations_the_first_is_the_best(run: Run) -> None:
+    life = Life(run, make_config())
+    life.trainer.values = {8: 50.0, 16: 50.0}
+    life.fit()
+    assert json.loads(run.summary_path.read_bytes())["best_eval"]["step"] == read_best(run)["step"] == 8
 
 
 def test_rows_reach_the_disk_before_the_checkpoint_that_counts_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,7 +670,7 @@ def test_other_threads_or_devices_are_told_at_a_resume(run: Run) -> None:
     first = Life(run, make_config())
     first.fit(lambda: first.trainer.steps >= 15)
     said: list[str] = []
-    attempt = Attempt(2, "cuda:0", 4, "abc", "exact")
+    attempt = Attempt(2, "cuda:0", 4, "abc")
     fit(CountingTrainer(), run, make_config(), attempt, should_stop=lambda: False, say=said.append)
     assert [line.split(":")[0] for line in said if " was " in line] == [
         "device was cpu and is cuda",
@@ -554,7 +710,7 @@ def test_the_guard_stops_a_run_before_it_saves_what_is_broken(run: Run) -> None:
 def test_a_final_evaluation_that_is_not_finite_is_told(
     run: Run, monkeypatch: pytest.MonkeyPatch, guard: str, outcome: Outcome
 ) -> None:
-    def evaluate(trainer: CountingTrainer, seeds: Sequence[int]) -> Evaluation:
+    def evaluate(trainer: CountingTrainer, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Evaluation:
         return Evaluation(tuple(seeds), tuple(float("inf") for _ in seeds), tuple(1 for _ in seeds))
 
     monkeypatch.setattr(CountingTrainer, "evaluate", evaluate)
@@ -594,7 +750,7 @@ def test_a_full_disk_during_a_save_leaves_the_checkpoint_before(
 
 def test_every_attribute_of_a_stateful_object_is_saved_or_declared_transient(run: Run) -> None:
     life = Life(run, make_config())
-    session = Session(life.trainer, run, life.config, Attempt(1, "cpu", 1, "abc", "exact"), print)
+    session = Session(life.trainer, run, life.config, Attempt(1, "cpu", 1, "abc"), print)
     guard = HealthGuard("warn", run.events_path, run.id, print)
     for stateful in (session, guard, MetricsLog(run.metrics_path), Averages(), RecentEpisodes(), Meter()):
         attributes = set(vars(stateful))
@@ -609,8 +765,14 @@ def test_loading_a_state_gives_every_part_of_it_back(run: Run) -> None:
     life.fit(lambda: life.trainer.steps >= 15)
     newest = load_newest(run.checkpoints_dir)
     assert newest is not None
-    session = Session(CountingTrainer(), run, life.config, Attempt(2, "cpu", 1, "abc", "exact"), print)
+    session = Session(CountingTrainer(), run, life.config, Attempt(2, "cpu", 1, "abc"), print)
+    newest.state["session"]["owes_evaluation"] = True
+    newest.state["session"]["meter"] |= {"wall_before": 1e6, "cpu_before": 2e6, "rss_before": 2**50, "gpu_before": 7}
     session.load_state_dict(newest.state["session"])
+    meter = session.state_dict()["meter"]
+    assert 1e6 < meter["wall_before"] < 1e6 + 1000
+    assert 2e6 < meter["cpu_before"] < 2e6 + 1000
+    assert (meter["rss_before"], meter["gpu_before"]) == (2**50, 7)
     for name, part in session.state_dict().items():
         if name != "meter":
             assert hash_state(part) == hash_state(newest.state["session"][name]), name
