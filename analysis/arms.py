@@ -22,6 +22,7 @@ FIRST = "returns"
 """Name of the comparison of all swept settings together; the others are called `returns_by_<key>`."""
 NOT_COMPARABLE = "not comparable: other settings differ"
 """Verdict of an arm among arms whose runs are spread otherwise over the settings that a table averages over."""
+_NAMED_RUNS = 3
 _NO_INTERVAL = Interval(np.nan, np.nan)
 
 
@@ -156,7 +157,10 @@ def summarise_arm(arm: Arm) -> ArmResult:
     mean, sd = _mean_and_sd(done["final_mean"], done["final_problem"])
     faulty = done[done["final_problem"].notna()]
     if not faulty.empty:
-        causes = "; ".join(f"{row.final_problem} in run {row.id}" for row in faulty.itertuples())
+        causes = "; ".join(
+            f"{problem} in {_name_runs(runs['id'].tolist())}"
+            for problem, runs in faulty.groupby("final_problem", sort=False)
+        )
         return replace(result, iqm=mean, mean=mean, problem="; ".join(filter(None, (result.problem, causes))))
     values = done["final_mean"].to_numpy()
     strata: dict[str, list[float]] = {}
@@ -164,6 +168,12 @@ def summarise_arm(arm: Arm) -> ArmResult:
         strata.setdefault(stratum, []).append(value)
     interval = stratified_bootstrap_interval(list(strata.values()))
     return replace(result, iqm=float(interquartile_mean(values)), interval=interval, mean=mean, sd=sd)
+
+
+def _name_runs(ids: Sequence[str]) -> str:
+    if len(ids) > _NAMED_RUNS:
+        return f"{len(ids)} runs"
+    return f"run {ids[0]}" if len(ids) == 1 else f"runs {join_words(ids)}"
 
 
 def _mean_and_sd(values: pd.Series[float], problems: pd.Series[str]) -> tuple[float | None, float | None]:

@@ -23,7 +23,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 def tabulate_endings(data: ExperimentData) -> Table:
     """Give the planned runs that are not DONE, each with state, reason, last lines, log and command."""
     left = data.unique_runs[~is_done(data.unique_runs)]
-    launch = data.command or f"python run_experiment.py -e {shlex.quote(show_path(data.folder / 'spec.yaml'))} -g 0"
+    launch = data.command or guess_command(data.folder)
     rows = []
     records = []
     for row in left.to_dict("records"):
@@ -52,6 +52,13 @@ def tabulate_endings(data: ExperimentData) -> Table:
         rows=tuple(rows),
         frame=pd.DataFrame(records, columns=columns),
     )
+
+
+def guess_command(folder: Path) -> str:
+    """Give a command that launches an experiment whose events don't say how it was launched."""
+    words = ["python", "run_experiment.py", "-e", show_path(folder / "spec.yaml"), "-g", "0"]
+    root = show_path(folder.resolve().parent)
+    return shlex.join(words if root == "logs" else [*words, "--log-root", root])
 
 
 def give_command(state: State, launch: str, run_id: str) -> str:

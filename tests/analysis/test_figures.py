@@ -72,6 +72,7 @@ def test_the_band_of_a_curve_is_drawn_from_two_thousand_resamples() -> None:
 def test_figures_of_arms_over_different_other_settings_say_so(experiment: Any) -> None:
     for rate, size in ((0.1, 64), (0.2, 64), (0.2, 256)):
         experiment.finish(experiment.add({"rate": rate, "size": size, "seed": 1}))
+    experiment.fail(experiment.add({"rate": 0.3, "size": 512, "seed": 1}))
     notes = {picture.name: " ".join(picture.notes) for picture in draw(experiment.folder)[0]}
     told = {name for name, note in notes.items() if "Not a comparison" in note}
     assert told == {name for name in notes if "_by_" in name}

@@ -119,9 +119,17 @@ def test_an_unfinished_run_has_its_last_words_its_log_and_a_command_to_paste(mix
     assert (row["state"], row["reason"]) == ("FAILED", "error")
     assert row["last_lines"] == "Traceback: / 90% / ValueError: <img src=x> | bad"
     assert Path(row["console"]).read_text().startswith("start")
-    words = shlex.split(row["command"])
-    assert Path(words[3]) == mixed.folder / "spec.yaml"
-    assert [*words[:3], *words[4:]] == ["python", "run_experiment.py", "-e", "-g", "0", "--rerun", row["id"]]
+    spec, root = mixed.folder / "spec.yaml", mixed.folder.parent
+    command = f"python run_experiment.py -e {spec} -g 0 --log-root {root} --rerun {row['id']}"
+    assert shlex.split(row["command"]) == command.split()
+
+
+def test_a_guessed_command_names_only_an_unusual_log_root(
+    mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = read_unfinished(mixed.folder)
+    assert row["command"] == f"python run_experiment.py -e logs/sweep/spec.yaml -g 0 --rerun {row['id']}"
 
 
 def test_the_command_that_launched_last_is_the_one_to_paste(mixed: Any) -> None:

@@ -125,6 +125,16 @@ def test_a_finished_run_without_summary_leaves_its_arm_unranked(experiment: Any)
     assert result.problem == f"no summary.json in run {run.id}"
 
 
+def test_a_fault_of_many_runs_is_counted_and_of_few_is_named(experiment: Any) -> None:
+    for rate, count in (("few", 2), ("many", 4)):
+        for seed in range(count):
+            run = experiment.add({"rate": rate, "seed": seed}, run_id=f"{rate == 'many':d}{seed:015x}")
+            experiment.finish(run, "nan")
+    few, many = (result.problem for result in results_of(experiment.folder).values())
+    assert few == f"final evaluation is nan in runs {0:016x} and {1:016x}"
+    assert many == "final evaluation is nan in 4 runs"
+
+
 def test_single_seeds_are_ranked_but_told_apart_from_nothing(experiment: Any) -> None:
     experiment.finish(experiment.add({"rate": 0.1}), -1.0)
     experiment.finish(experiment.add({"rate": 0.2}), -2.0)
