@@ -11,9 +11,16 @@ from analysis.costs import describe_resumes, tabulate_memory, tabulate_parameter
 from analysis.endings import tabulate_endings, tabulate_stale
 from analysis.figures import Picture, draw_figures
 from analysis.load import ExperimentData, is_done
-from analysis.returns import EVALUATION_MEAN, RUNS, TRAINING_MEAN, tabulate_returns, tabulate_runs
+from analysis.returns import (
+    EVALUATION_MEAN,
+    RUNS,
+    TRAINING_MEAN,
+    choose_return_decimals,
+    tabulate_returns,
+    tabulate_runs,
+)
 from analysis.settings import tabulate_defaults, tabulate_environment, tabulate_settings, tabulate_versions
-from analysis.tables import Table, choose_decimals, render_text, show_number
+from analysis.tables import Table, render_text, show_number
 from experiment.run import safe_label
 
 _NAMED_RIVALS = 6
@@ -117,7 +124,7 @@ def _name_best(comparison: Comparison, results: Sequence[ArmResult]) -> str:
         where = ", ".join(results[0].arm.task)
         return f"No arm{' on ' + where if where else ''} can be ranked: none has all of its runs finished and measured."
     best = next((result for result in ranked if result.is_best), ranked[0])
-    decimals = choose_decimals([best.iqm, best.interval.low, best.interval.high])
+    decimals = choose_return_decimals(comparison)
     interval = (
         f", 95 % interval [{show_number(best.interval.low, decimals)}, {show_number(best.interval.high, decimals)}]"
     )

@@ -17,8 +17,7 @@ _MANY_SEEDS = 10
 
 def tabulate_returns(comparison: Comparison) -> Table:
     """Give a comparison as a table: one row per arm, in the order of the spec. Nothing in it depends on the machine."""
-    results = comparison.results
-    decimals = choose_decimals(number for result in results for number in (result.iqm, result.mean, result.train_mean))
+    decimals = choose_return_decimals(comparison)
     return Table(
         name=comparison.name,
         title=comparison.title,
@@ -33,9 +32,16 @@ def tabulate_returns(comparison: Comparison) -> Table:
             "Compared",
             RUNS,
         ),
-        rows=tuple(_to_cells(result, decimals) for result in results),
+        rows=tuple(_to_cells(result, decimals) for result in comparison.results),
         frame=_to_frame(comparison),
         notes=_explain(comparison),
+    )
+
+
+def choose_return_decimals(comparison: Comparison) -> int:
+    """Give the decimals of the returns of a comparison, the same in its table and in sentences about it."""
+    return choose_decimals(
+        number for result in comparison.results for number in (result.iqm, result.mean, result.train_mean)
     )
 
 

@@ -61,7 +61,7 @@ def tabulate_defaults(data: ExperimentData) -> Table:
         ),
         frame=pd.DataFrame([(*row, total) for row in rows], columns=["key", "value", "runs", "of"]),
         notes=(
-            "From each run's config.yaml. Where the value is null, the trainer's page in docs/ says what it means.",
+            "From each run's config.yaml. Null: unset, and other settings decide; see training/config.py and docs/.",
         ),
         folded=True,
     )

@@ -51,8 +51,8 @@ def test_arms_whose_intervals_overlap_are_not_told_apart(experiment: Any) -> Non
     assert verdicts["rate=0.3"] == "below the best"
     data = load_runs(experiment.folder)
     assert answer_in_short(data, compare_arms(data)[0]) == (
-        "6 of 6 runs finished. Best: rate=0.2, IQM of the final evaluation returns 4.000, 95 % interval "
-        "[2.000, 6.000] over 2 seeds. Not distinguishable from it: rate=0.1."
+        "6 of 6 runs finished. Best: rate=0.2, IQM of the final evaluation returns 4.0, 95 % interval "
+        "[2.0, 6.0] over 2 seeds. Not distinguishable from it: rate=0.1."
     )
 
 
@@ -142,6 +142,17 @@ def test_single_seeds_are_ranked_but_told_apart_from_nothing(experiment: Any) ->
     assert results["rate=0.1"].is_best
     assert results["rate=0.2"].verdict.startswith("can't be told from the best")
     assert any(warning.startswith("One seed per setting") for warning in warnings_of(experiment.folder))
+
+
+def test_the_answer_has_the_decimals_of_the_table(experiment: Any) -> None:
+    for rate, finals in ((0.1, [-1624.26, -1509.21]), (0.2, [-190.26, -141.51])):
+        for seed, final in enumerate(finals):
+            experiment.finish(experiment.add({"rate": rate, "seed": seed}), final)
+    data = load_runs(experiment.folder)
+    comparison = compare_arms(data)[0]
+    shown = next(row[2].text for row in tabulate_returns(comparison).rows if row[0].strong)
+    assert shown == "-166 [-190, -142]"
+    assert "returns -166, 95 % interval [-190, -142] over" in answer_in_short(data, comparison)
 
 
 def test_few_seeds_are_warned_of_and_five_are_enough(
