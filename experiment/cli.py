@@ -50,6 +50,9 @@ def main(words: Sequence[str], build_config: BuildConfig, list_gpus: ListGpus | 
     except OSError as error:
         print(f"{error.filename or args.log_root}: {error.strerror or error}", file=sys.stderr)
         return FAILED if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else BAD_USAGE
+    except ModuleNotFoundError as error:
+        print(f"{sys.executable} has no {error.name}: make install, then . .venv/bin/activate", file=sys.stderr)
+        return BAD_USAGE
     except KeyboardInterrupt:
         print("Stopped before anything was started.", file=sys.stderr)
         return 130

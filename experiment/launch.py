@@ -301,6 +301,7 @@ class Launcher:
         states = Counter(outcome.state for outcome in self.outcomes.values())
         return Tally(
             done=states[State.DONE],
+            running=len(self.handles),
             failed=states[State.FAILED],
             stopped=states[State.STOPPED],
             waiting=len(self.waiting),

@@ -60,13 +60,14 @@ class Tally:
     """How many runs are in which state, as the runner sees them."""
 
     done: int
+    running: int
     failed: int
     waiting: int
     elsewhere: int
     stopped: int
 
     def __str__(self) -> str:
-        parts = [f"{self.done} done"]
+        parts = [f"{self.done} done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.stopped} stopped"] if self.stopped else []
         parts += [f"{self.elsewhere} run by another runner"] if self.elsewhere else []
