@@ -26,7 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiment.progress import read_progress
+from experiment.run import State, find_runs
+
 ROOT = Path(__file__).parents[1]
+UNDER_WAY = 1_100
+"""Steps after which a run of 3,000 is well on its way, past its first updates."""
 LEFT_OUT = shutil.ignore_patterns(".*", "logs", "*.egg-info", "__pycache__", "build")
 PROMPT_BACK_S = 5.0
 BAD_VALUE_S = 1.0
@@ -298,8 +303,9 @@ def see_interrupt(project: Project) -> str:
 
 
 def has_two_under_way(project: Project) -> bool:
-    """Tell whether two runs have done half of their steps."""
-    return len([row for row in project.read_status() if row["status"] == "RUNNING" and row["step"] >= 1500]) == 2
+    """Tell whether two runs are well on their way at the same time."""
+    running = [run for run in find_runs(project.folder / "logs/sweep") if run.status().state is State.RUNNING]
+    return len([run for run in running if read_progress(run).step >= UNDER_WAY]) == 2
 
 
 def see_unfinished(project: Project) -> str:
