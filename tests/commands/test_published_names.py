@@ -75,3 +75,9 @@ def test_a_run_writes_its_metrics_and_lines_under_the_names_that_users_know(tmp_
         check=True,
     )
     assert "finished before" in again.stdout
+
+
+def test_every_key_is_explained() -> None:
+    spec, ddpg = (ROOT / "docs/spec.md").read_text(), (ROOT / "docs/ddpg.md").read_text()
+    assert [key for key in COMMON_KEYS if f"| `{key}`" not in spec] == []
+    assert [key for key in DDPG_KEYS if f"`{key}`" not in ddpg] == []
