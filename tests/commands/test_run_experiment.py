@@ -200,6 +200,7 @@ def test_a_dangling_link_among_the_sources_is_passed_over(tmp_path: Path) -> Non
     (tmp_path / ".#work.py").symlink_to("nobody@nowhere")
     (tmp_path / "gone.py").symlink_to("nowhere.py")
     run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    assert [ending["ok"] for ending in read_endings(tmp_path)] == [True] * 3
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from experiment.run import Run, State
 
 TWO_GPUS = [Device(Gpu(index, index, f"GPU-{index}", "A", 1)) for index in range(2)]
 
+POLITE = "import signal, sys; signal.signal(15, lambda *_: sys.exit(75)); open(%r, 'w').close(); signal.pause()"
+
 
 class RecordingView:
     """Keeps what the runner says, and can react to it."""
@@ -157,10 +159,7 @@ def test_a_first_signal_lets_runs_checkpoint_and_starts_no_more(tmp_path: Path, 
     runs = make_runs(tmp_path, 4)
     fifo = tmp_path / "ready"
     os.mkfifo(fifo)
-    polite = (
-        "import signal, sys; signal.signal(15, lambda *_: sys.exit(75));"
-        f"open({str(fifo)!r}, 'w').close(); signal.pause()"
-    )
+    polite = POLITE % str(fifo)
 
     def interrupt(text: str) -> None:
         if text.startswith("started"):
@@ -296,10 +295,7 @@ def test_a_first_signal_after_a_stop_request_does_not_kill(tmp_path: Path) -> No
     runs = make_runs(tmp_path, 1)
     fifo = tmp_path / "ready"
     os.mkfifo(fifo)
-    polite = (
-        "import signal, sys; signal.signal(15, lambda *_: sys.exit(75));"
-        f"open({str(fifo)!r}, 'w').close(); signal.pause()"
-    )
+    polite = POLITE % str(fifo)
 
     def stop(text: str) -> None:
         if text.startswith("started"):
