@@ -119,7 +119,6 @@ class Session:
             self._say(
                 f"No checkpoint yet: training starts from step 0 again, {dropped} earlier metric rows are dropped"
             )
-        self._clock_before = self.progress.clock
         self._row_before = (self.progress.clock, self._meter.wall_s())
 
     def _refuse_leftovers(self) -> None:

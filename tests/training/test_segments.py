@@ -68,7 +68,9 @@ def test_any_history_gives_every_kept_checkpoint_back(
                 assert hash_state(checkpoint.state["log"]) == hash_state(ring.log())
             for kept, rows in saved.items():
                 checkpoint = load_checkpoint(folder / f"step_{kept:08d}.pt")
-                assert all(len(log.segments) <= max_segments for log in checkpoint.replay.values())
+                for log in checkpoint.replay.values():
+                    assert len(log.segments) <= max_segments
+                    assert all(segment.rows <= capacity for segment in log.segments)
                 state = checkpoint.state
                 expected = Ring(capacity, rows).log()
                 assert hash_state(state) == hash_state({"log": expected, "other": {"log": expected}})
