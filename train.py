@@ -216,7 +216,11 @@ def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
     started, cpu = time.monotonic(), time.process_time()
     returncode = run_guarded(config, run, attempt, threads, version)
     usage = {"wall_s": round(time.monotonic() - started, 3), "cpu_s": round(time.process_time() - cpu, 3)}
-    write_ending(run.folder, attempt, returncode, find_reason(returncode, None), usage)
+    try:
+        write_ending(run.folder, attempt, returncode, find_reason(returncode, None), usage)
+    except OSError as error:
+        message = f"how the run ended can't be written down ({error.strerror}); the same command goes on with it"
+        print(f"{run.folder}: {message}", file=sys.stderr)
     return returncode
 
 
