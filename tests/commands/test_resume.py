@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from experiment.progress import read_progress
 from experiment.run import Run, State, find_runs
 from training.checkpoint import load_checkpoint
 from training.resources import hash_state
@@ -33,29 +34,38 @@ def find_run(folder: Path) -> Run:
     return run
 
 
-def train_straight(folder: Path, settings: Sequence[str]) -> tuple[Run, float]:
-    """Train to the end; give the run and the seconds that training itself took, the start of the process apart."""
+def train_straight(folder: Path, settings: Sequence[str]) -> Run:
     folder.mkdir()
-    assert start(folder, settings).wait(900) == 0, (folder / "console.txt").read_text()
-    run = find_run(folder)
-    return run, json.loads(run.summary_path.read_text())["time"]["wall_s"]
-
-
-def train_with_kills(folder: Path, settings: Sequence[str], kills: int, length_s: float, seed: int) -> Run:
-    """Train to the end, killed at random moments on the way, each some way after training itself has begun."""
-    folder.mkdir()
-    generator = random.Random(seed)
-    share = length_s / (kills + 1)
-    for _ in range(kills):
-        process = start(folder, settings)
-        wait_for_training(folder, process)
-        try:
-            process.wait(generator.uniform(0.0, 2 * share))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        assert process.wait() in (0, -9), (folder / "console.txt").read_text()
     assert start(folder, settings).wait(900) == 0, (folder / "console.txt").read_text()
     return find_run(folder)
+
+
+def train_with_kills(folder: Path, settings: Sequence[str], kills: int, steps: int) -> Run:
+    """Train to the end, killed on the way: each time shortly after a random step, those of all parts of the run."""
+    folder.mkdir()
+    generator = random.Random(kills)
+    for target in sorted(generator.uniform(0, 0.95 * steps) for _ in range(kills)):
+        process = start(folder, settings)
+        wait_for_step(folder, process, target)
+        try:
+            process.wait(generator.uniform(0.0, 0.25))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        assert process.wait() == -9, (folder / "console.txt").read_text()
+    assert start(folder, settings).wait(900) == 0, (folder / "console.txt").read_text()
+    return find_run(folder)
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen[bytes], target: float) -> None:
+    """Wait until this attempt has written a row of a later step."""
+    wait_for_training(folder, process)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and read_progress(find_run(folder)).step < target:
+        assert time.monotonic() < deadline
+        try:
+            process.wait(0.01)
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def wait_for_training(folder: Path, process: subprocess.Popen[bytes]) -> None:
@@ -106,42 +116,40 @@ def check_equal(straight: Run, resumed: Run) -> None:
     assert summaries[1]["resume"] == "exact"
 
 
-def check_straight_equals_resumed(folder: Path, settings: Sequence[str], kills: int) -> Run:
-    straight, length_s = train_straight(folder / "straight", settings)
-    resumed = train_with_kills(folder / "resumed", settings, kills, length_s, seed=kills)
+def check_straight_equals_resumed(folder: Path, settings: str, kills: int, steps: int) -> None:
+    words = [*settings.split(), "--max_timesteps", str(steps), "--keep_replay", "true"]
+    straight = train_straight(folder / "straight", words)
+    resumed = train_with_kills(folder / "resumed", words, kills, steps)
+    assert resumed.last_attempt() == kills + 1
     check_equal(straight, resumed)
-    return resumed
 
 
 def test_a_pendulum_run_killed_twice_ends_in_the_same_bits(tmp_path: Path) -> None:
-    settings = "--env_name Pendulum-v1 --max_timesteps 2500 --learning_starts 200 --save_freq 130 --keep_replay true"
+    settings = "--env_name Pendulum-v1 --learning_starts 200 --save_freq 130"
     more = "--eval_freq 400 --num_eval 2 --log_freq 90"
-    resumed = check_straight_equals_resumed(tmp_path, f"{settings} {more}".split(), kills=2)
-    assert resumed.last_attempt() >= 2
+    check_straight_equals_resumed(tmp_path, f"{settings} {more}", kills=2, steps=2500)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", ["Pendulum-v1", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
 def test_a_run_killed_twenty_times_ends_in_the_same_bits(tmp_path: Path, environment: str) -> None:
-    settings = f"--env_name {environment} --max_timesteps 6000 --learning_starts 500 --save_freq 100 --keep_replay true"
-    more = "--eval_freq 700 --num_eval 3 --log_freq 150"
-    resumed = check_straight_equals_resumed(tmp_path, f"{settings} {more}".split(), kills=20)
-    # A kill may find the run finished; most must not.
-    assert resumed.last_attempt() >= 15
+    settings = f"--env_name {environment} --learning_starts 500 --save_freq 100"
+    more = "--eval_freq 700 --num_eval 3 --log_freq 60"
+    check_straight_equals_resumed(tmp_path, f"{settings} {more}", kills=20, steps=6000)
 
 
 @pytest.mark.parametrize("environment", ["Pendulum-v1", pytest.param("Humanoid-v5", marks=pytest.mark.slow)])
 def test_evaluating_changes_no_bit_of_training(tmp_path: Path, environment: str) -> None:
     settings = f"--env_name {environment} --max_timesteps 900 --learning_starts 200 --keep_replay true".split()
-    often, _ = train_straight(tmp_path / "often", [*settings, "--eval_freq", "100", "--num_eval", "2"])
-    never, _ = train_straight(tmp_path / "never", [*settings, "--eval_freq", "0"])
+    often = train_straight(tmp_path / "often", [*settings, "--eval_freq", "100", "--num_eval", "2"])
+    never = train_straight(tmp_path / "never", [*settings, "--eval_freq", "0"])
     assert hash_state(dict(read_state(often))) == hash_state(dict(read_state(never)))
 
 
 def test_training_stopped_by_sigterm_checkpoints_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     settings = "--env_name Pendulum-v1 --max_timesteps 1500 --learning_starts 200 --save_freq 0 --keep_replay true"
     words = [*settings.split(), "--log_freq", "100", "--eval_freq", "0"]
-    straight, _ = train_straight(tmp_path / "straight", words)
+    straight = train_straight(tmp_path / "straight", words)
     folder = tmp_path / "stopped"
     folder.mkdir()
     process = start(folder, words)
