@@ -159,8 +159,12 @@ class Launcher:
         return count_retries(ending, self.request.retries) + 1 - run.count_failures(self.first_attempts[run.id])
 
     def _start(self, run: Run, lock: int, device: Device) -> Handle:
-        if run.is_done():
-            run.archive(self.seen_attempts[run.id])
+        try:
+            if run.is_done():
+                run.archive(self.seen_attempts[run.id])
+        except OSError:
+            os.close(lock)
+            raise
         handle = self.engine.start(run, lock, self.request.work(run, device), device)
         self.seen_attempts[run.id] = handle.attempt
         return handle
