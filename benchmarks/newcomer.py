@@ -102,6 +102,11 @@ def expect(holds: bool, seen: object) -> None:
         raise BehaviourError(str(seen))
 
 
+def hear_interrupts() -> None:
+    """Let Ctrl-C be heard as on a terminal, also where the benchmark itself was started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Project:
     """A copy of this repository with the newcomer's spec in it, and an empty home folder that nothing may write to."""
@@ -132,6 +137,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
 
     def run(self, *words: str) -> tuple[int, str]:

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,14 @@ from experiment.run import Run, State
 TWO_GPUS = [Device(Gpu(index, index, f"GPU-{index}", "A", 1)) for index in range(2)]
 
 POLITE = "import signal, sys; signal.signal(15, lambda *_: sys.exit(75)); open(%r, 'w').close(); signal.pause()"
+
+
+@pytest.fixture(autouse=True)
+def _hear_interrupts() -> Iterator[None]:
+    """Ctrl-C is heard as on a terminal, also where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class RecordingView:
