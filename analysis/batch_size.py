@@ -148,9 +148,12 @@ def write_ladder_report(
 
 
 def _read_threshold(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"a return has to be a finite number, got {text!r}")
     return value
 
 

@@ -81,8 +81,8 @@ def _explain(ladder: Ladder, chosen: Rung, best: Rung, equals: Sequence[Rung]) -
     parts += [f"{join_words(worse)} {_be(worse)} below the best"] if worse else []
     if parts:
         sentences.append(f"Of the smaller ones {', '.join(parts)}.")
-    left_out = [_explain_leaving_out(ladder, rung) for rung in ladder.rungs]
-    return sentences + [sentence for sentence in left_out if sentence]
+    left_out = [reason for rung in ladder.rungs if (reason := _explain_leaving_out(ladder, rung))]
+    return [*sentences, f"Left out: {'; '.join(left_out)}."] if left_out else sentences
 
 
 def _be(names: Sequence[str]) -> str:
@@ -91,9 +91,9 @@ def _be(names: Sequence[str]) -> str:
 
 def _explain_leaving_out(ladder: Ladder, rung: Rung) -> str:
     if not rung.is_finished:
-        return f"Left out: {ladder.name(rung)} ({rung.result.problem})."
+        return f"{ladder.name(rung)} ({rung.result.problem})"
     if not rung.is_healthy:
-        return f"Left out: {ladder.name(rung)} ({rung.healthy} of {len(rung.runs)} runs healthy)."
+        return f"{ladder.name(rung)} ({rung.healthy} of {len(rung.runs)} runs healthy)"
     return ""
 
 

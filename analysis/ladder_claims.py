@@ -58,11 +58,13 @@ def judge_claims(ladder: Ladder, advice: Advice) -> list[Judgement]:
     A rung with unfinished runs decides nothing, except that a number that wasn't finite, and a run that the guard
     stopped, count wherever they were seen.
     """
-    return [
+    judgements = [
         Judgement(claim, ladder.name_side(side), verdict, evidence)
         for side, rungs in ladder.sides.items()
         for claim, (verdict, evidence) in _judge_side(ladder, rungs, advice)
     ]
+    gpu = "no run records it; it is the share of time with any kernel running, whatever that does: see samples/s"
+    return [*judgements, Judgement("GPU utilisation grows from 60 % to 95 %", "", OPEN, gpu)]
 
 
 def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -74,8 +76,6 @@ def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterat
     yield "Below 128 training is slow and unstable", _judge_small(ladder, rungs, margin)
     for batch, place in ((512, "its table"), (1024, "its conclusion")):
         yield f"{batch} is the best balance ({place})", _judge_balance(ladder, rungs, advice, batch)
-    gpu = "no run records it; it is the share of time with any kernel running, whatever that does: see samples/s"
-    yield "GPU utilisation grows from 60 % to 95 %", (OPEN, gpu)
 
 
 def find_divergence(run: RunFacts, margin: float) -> str:

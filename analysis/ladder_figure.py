@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, NullLocator, PercentFormatter
 
 from analysis.figures import MAX_ARMS, Picture, _plain_style, _to_png, align_curve, collect_points, compute_band
-from analysis.ladder_rungs import Ladder, Rung
+from analysis.ladder_rungs import RUNG_KEYS, Ladder, Rung
 from analysis.ladder_runs import find_median
 from analysis.ladder_tables import NAME
 from analysis.statistics import interquartile_mean
@@ -58,24 +58,32 @@ def _draw_side(
         row.suptitle(title, x=0.01, ha="left", fontsize=9)
     left, right = row.subfigures(1, 2, squeeze=False, width_ratios=(1.35, 1))[0]
     curves = left.add_subplot()
-    _draw_curves(curves, rungs, points)
+    shown = [place for place, key in enumerate(ladder.keys) if key not in RUNG_KEYS[1:]]
+    _draw_curves(curves, rungs, [", ".join(rung.values[place] for place in shown) for rung in rungs], points)
     threshold = ladder.threshold_of(rungs[0])
     if threshold is not None:
         curves.axhline(threshold, color=_GREY, linewidth=0.8, linestyle=(0, (2, 2)), label="threshold")
     if curves.get_legend_handles_labels()[1]:
-        left.legend(loc="outside lower center", ncols=3, title=", ".join(ladder.keys), labelspacing=0.3)
+        left.legend(
+            loc="outside lower center",
+            ncols=3,
+            title=", ".join(ladder.keys[place] for place in shown),
+            labelspacing=0.3,
+        )
     panels = right.subplots(3, 1, sharex=True)
     _draw_panels(panels, [rung for rung in rungs if rung.batch is not None])
 
 
-def _draw_curves(axes: Axes, rungs: Sequence[Rung], points: Mapping[str, Mapping[int, float]]) -> None:
+def _draw_curves(
+    axes: Axes, rungs: Sequence[Rung], names: Sequence[str], points: Mapping[str, Mapping[int, float]]
+) -> None:
     axes.set_xlabel("Wall time, s")
     axes.set_ylabel("Return per evaluation episode")
     if len(rungs) > MAX_ARMS:
         axes.annotate(f"{len(rungs)} rungs are too many", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
-    for rung, colour in zip(rungs, _choose_colours(len(rungs)), strict=True):
-        label = ", ".join(rung.values) + ("" if rung.is_finished else " (not ranked)")
+    for rung, name, colour in zip(rungs, names, _choose_colours(len(rungs)), strict=True):
+        label = name + ("" if rung.is_finished else " (not ranked)")
         curve = align_curve(rung.result.arm, points)
         if curve is None:
             axes.plot([], [], color=colour, label=f"{label}: no curve")

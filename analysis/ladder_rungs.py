@@ -115,9 +115,9 @@ class Ladder:
     thresholds: Mapping[tuple[str, ...], float | None]
 
     def name(self, rung: Rung) -> str:
-        """Name a rung in words: `batch_size=256, lr_rule=sqrt`."""
+        """Name a rung in words, by its batch and what else tells it from others: `batch_size=256, lr_rule=sqrt`."""
         pairs = zip(self.task_keys + self.keys, rung.result.arm.task + rung.values, strict=True)
-        return ", ".join(f"{key}={value}" for key, value in pairs)
+        return ", ".join(f"{key}={value}" for key, value in pairs if key == BATCH or key in self.data.swept)
 
     def threshold_of(self, rung: Rung) -> float | None:
         return self.thresholds[rung.result.arm.task]
@@ -135,7 +135,8 @@ class Ladder:
         if len(self.sides) == 1:
             return ""
         keys = (*self.task_keys, *(key for key in RUNG_KEYS[1:] if key in self.keys))
-        return ", ".join(f"{key}={value}" for key, value in zip(keys, side, strict=True))
+        pairs = zip(keys, side, strict=True)
+        return ", ".join(f"{key}={value}" for key, value in pairs if key in self.data.swept)
 
 
 def build_ladder(experiment: ExperimentData, threshold: float | None = None) -> Ladder:
