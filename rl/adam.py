@@ -20,9 +20,12 @@ class Adam:
         learning_rate: in (0, inf).
         betas: decay of the first and second moment.
         epsilon: added to the root of the second moment.
+
+    Attributes:
+        parameters: those that it moves, in the order that gradients come in.
     """
 
-    TRANSIENT: ClassVar = ("_parameters", "learning_rate", "_betas", "_epsilon")
+    TRANSIENT: ClassVar = ("parameters", "learning_rate", "_betas", "_epsilon")
 
     def __init__(
         self,
@@ -31,21 +34,21 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
     ) -> None:
-        self._parameters = list(parameters)
+        self.parameters = list(parameters)
         self.learning_rate = learning_rate
         self._betas = betas
         self._epsilon = epsilon
-        self._first = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._second = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._first = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self._second = [torch.zeros_like(parameter) for parameter in self.parameters]
         # The kernel counts steps in a tensor for each parameter, on its device.
-        self._steps = [torch.zeros((), device=parameter.device) for parameter in self._parameters]
+        self._steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters against the gradients, which are in the order of the parameters."""
         torch._foreach_add_(self._steps, 1)
         torch._fused_adam_(
-            self._parameters,
+            self.parameters,
             list(gradients),
             self._first,
             self._second,
@@ -73,6 +76,22 @@ class Adam:
         ):
             for tensor, source in zip(mine, theirs, strict=True):
                 tensor.copy_(source)
+
+
+def descend(loss: Tensor, optimizer: Adam, max_norm: float) -> Tensor | None:
+    """Take one step on an optimizer's parameters; no gradient is computed for any others that the loss runs through.
+
+    Args:
+        loss: a number.
+        max_norm: gradients longer than this are shortened to it; 0 means never.
+
+    Returns:
+        The norm that the gradients had, or None where they are never shortened.
+    """
+    gradients = torch.autograd.grad(loss, optimizer.parameters)
+    norm = clip_gradients(gradients, max_norm) if max_norm > 0 else None
+    optimizer.step(gradients)
+    return norm
 
 
 def clip_gradients(gradients: tuple[Tensor, ...], max_norm: float) -> Tensor:

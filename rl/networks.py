@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 FINAL_BOUND = 3e-3
 """Bound of the last layer's first weights: values and actions start near 0 (Lillicrap et al. 2015, section 7)."""
+
+LOG_STD_RANGE = (-20.0, 2.0)
+"""Where the logarithms of a stochastic actor's deviations are kept (Haarnoja et al. 2018, their code)."""
 
 
 class MLP(nn.Module):
@@ -35,7 +39,10 @@ class MLP(nn.Module):
         return out
 
     def initialise(self, generator: torch.Generator, final_bound: float = FINAL_BOUND) -> None:
-        """Draw all parameters: uniform within 1 / sqrt(inputs) in hidden layers, within `final_bound` in the last."""
+        """Draw all parameters: uniform within 1 / sqrt(inputs) in hidden layers, within `final_bound` in the last.
+
+        A `final_bound` of 0 makes the output 0 for every input.
+        """
         for number, layer in enumerate(self.layers, start=1):
             assert isinstance(layer, nn.Linear)
             bound = final_bound if number == len(self.layers) else 1 / math.sqrt(layer.in_features)
@@ -69,29 +76,82 @@ class Critic(nn.Module):
         return value
 
 
-class NumpyActor:
-    """An actor for one observation at a time, on the memory of its parameters.
+class TwinCritic(nn.Module):
+    """Two critics with nothing in common but their inputs (Fujimoto et al. 2018, section 4.2)."""
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_dims: Sequence[int], device: torch.device | str) -> None:
+        super().__init__()
+        self.first = Critic(obs_dim, action_dim, hidden_dims, device)
+        self.second = Critic(obs_dim, action_dim, hidden_dims, device)
+
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Give both values, each of shape (batch, 1); `action` is in [-1, 1]."""
+        features = torch.cat([obs, action], dim=1)
+        return self.first.mlp(features), self.second.mlp(features)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the parameters of both, one after the other."""
+        self.first.mlp.initialise(generator)
+        self.second.mlp.initialise(generator)
+
+
+class StochasticActor(nn.Module):
+    """A normal distribution for each action before tanh: its mean, and the logarithm of its deviation."""
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_dims: Sequence[int], device: torch.device | str) -> None:
+        super().__init__()
+        self.mlp = MLP(obs_dim, hidden_dims, 2 * action_dim, device)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Give means and logarithms of deviations, each of shape (batch, action_dim)."""
+        mean, log_std = self.mlp(obs).chunk(2, dim=1)
+        return mean, log_std.clamp(*LOG_STD_RANGE)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def build_target(network: Network) -> Network:
+    """Give a copy with memory of its own that no gradient reaches."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+class NumpyMLP:
+    """An `MLP` for a few observations at a time, on the memory of its parameters.
 
     It sees every later change that is made in place, as optimizers and `load_state_dict` do. For one observation this
     costs about a quarter of what going through torch does.
 
     Args:
-        actor: on the CPU, in float32.
+        mlp: on the CPU, in float32.
     """
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, mlp: MLP) -> None:
         self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        for layer in actor.mlp.layers:
+        for layer in mlp.layers:
             assert isinstance(layer, nn.Linear)
             self._layers.append((layer.weight.detach().numpy(), layer.bias.detach().numpy()))
 
     def __call__(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give the action, of shape (action_dim,), for an observation of shape (obs_dim,)."""
-        *hidden, (weight, bias) = self._layers
+        """Give the last layer's output, (out_dim,) or (n, out_dim), for observations (in_dim,) or (n, in_dim)."""
+        if obs.ndim == 2 and len(obs) == 1:  # a matrix times a vector is faster than a matrix of one row
+            return self(obs[0])[None]
         features: NDArray[Any] = obs
+        *hidden, (weight, bias) = self._layers
         for hidden_weight, hidden_bias in hidden:
-            features = hidden_weight @ features
+            features = features @ hidden_weight.T
             features += hidden_bias
             np.maximum(features, 0, out=features)
-        action: NDArray[np.float32] = np.tanh(weight @ features + bias)
-        return action
+        out: NDArray[np.float32] = features @ weight.T + bias
+        return out
+
+
+class NumpyActor:
+    """An `Actor` through a `NumpyMLP`."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._mlp = NumpyMLP(actor.mlp)
+
+    def __call__(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give actions, (action_dim,) or (n, action_dim), for observations (obs_dim,) or (n, obs_dim)."""
+        return np.tanh(self._mlp(obs))

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 class ActionNoise(Protocol):
-    """A source of noise with a generator of its own."""
+    """A source of noise for several environments, with a generator of its own."""
 
     def sample(self) -> NDArray[np.float32]:
-        """Give the noise of the next step, of shape (action_dim,)."""
+        """Give the noise of the next step, of shape (num_envs, action_dim)."""
         ...
 
-    def reset(self) -> None:
-        """Forget what was drawn: an episode begins."""
+    def reset(self, env: int) -> None:
+        """Forget what was drawn for one environment: an episode begins there."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -29,29 +29,33 @@ class ActionNoise(Protocol):
 
 
 def build_noise(
-    noise_type: Literal["gaussian", "ou"], action_dim: int, std: float, theta: float, generator: np.random.Generator
+    noise_type: Literal["gaussian", "ou"],
+    shape: tuple[int, int],
+    std: float,
+    theta: float,
+    generator: np.random.Generator,
 ) -> ActionNoise:
-    """Give the noise that a config names; `theta` matters to `ou` alone."""
+    """Give the noise that a config names, of shape (num_envs, action_dim); `theta` matters to `ou` alone."""
     if noise_type == "ou":
-        return OrnsteinUhlenbeckNoise(action_dim, std, theta, generator)
-    return GaussianNoise(action_dim, std, generator)
+        return OrnsteinUhlenbeckNoise(shape, std, theta, generator)
+    return GaussianNoise(shape, std, generator)
 
 
 class GaussianNoise:
     """Independent normal noise of standard deviation `std`."""
 
-    TRANSIENT: ClassVar = ("action_dim", "std")
+    TRANSIENT: ClassVar = ("shape", "std")
 
-    def __init__(self, action_dim: int, std: float, generator: np.random.Generator) -> None:
-        self.action_dim = action_dim
+    def __init__(self, shape: tuple[int, int], std: float, generator: np.random.Generator) -> None:
+        self.shape = shape
         self.std = np.float32(std)
         self._generator = generator
 
     def sample(self) -> NDArray[np.float32]:
-        """Give the noise of the next step, of shape (action_dim,)."""
-        return self.std * self._generator.standard_normal(self.action_dim, dtype=np.float32)
+        """Give the noise of the next step, of shape (num_envs, action_dim)."""
+        return self.std * self._generator.standard_normal(self.shape, dtype=np.float32)
 
-    def reset(self) -> None:
+    def reset(self, env: int) -> None:
         """Do nothing: each draw is independent of the ones before."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,21 +78,22 @@ class OrnsteinUhlenbeckNoise:
 
     TRANSIENT: ClassVar = ("std", "theta")
 
-    def __init__(self, action_dim: int, std: float, theta: float, generator: np.random.Generator) -> None:
+    def __init__(self, shape: tuple[int, int], std: float, theta: float, generator: np.random.Generator) -> None:
         self.std = np.float32(std)
         self.theta = np.float32(theta)
         self._generator = generator
-        self._noise = np.zeros(action_dim, dtype=np.float32)
+        self._noise = np.zeros(shape, dtype=np.float32)
 
     def sample(self) -> NDArray[np.float32]:
-        """Give the noise of the next step, of shape (action_dim,)."""
-        push = self.std * self._generator.standard_normal(self._noise.shape[0], dtype=np.float32)
+        """Give the noise of the next step, of shape (num_envs, action_dim)."""
+        push = self.std * self._generator.standard_normal(self._noise.shape, dtype=np.float32)
         self._noise = self._noise - self.theta * self._noise + push
         return self._noise
 
-    def reset(self) -> None:
-        """Start from 0 again."""
-        self._noise = np.zeros_like(self._noise)
+    def reset(self, env: int) -> None:
+        """Start from 0 again in one environment."""
+        self._noise = self._noise.copy()  # what was given out before stays as it was
+        self._noise[env] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Give the last noise and the state of the generator."""

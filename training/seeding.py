@@ -25,6 +25,11 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def derive_reset_seed(seed: int, purpose: str) -> int:
+    """Give a seed below 2**31, which generators of the old kind and simulators with 32-bit seeds take too."""
+    return derive_seed(seed, purpose) >> 32
+
+
 def spawn_generator(seed: int, purpose: str) -> np.random.Generator:
     """Give a NumPy generator of its own to one purpose of a run (`"noise"`, `"replay"`, ...)."""
     return np.random.Generator(np.random.PCG64(derive_seed(seed, purpose)))

@@ -18,7 +18,8 @@ COMMON_KEYS = {
 }  # fmt: skip
 DDPG_KEYS = {
     "learning_rate", "actor_learning_rate", "critic_learning_rate", "discount", "tau", "hidden_dims", "noise_type",
-    "noise_std", "ou_theta", "max_grad_norm", "updates_per_step",
+    "noise_std", "ou_theta", "max_grad_norm", "updates_per_step", "n_step", "normalize_obs", "normalize_reward",
+    "base_controller", "delta_scale_max",
 }  # fmt: skip
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",

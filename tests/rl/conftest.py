@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from rl.ddpg import DDPGTrainer, build_trainer
-from rl.ddpg_config import DDPGConfig
+from rl.off_policy import OffPolicyTrainer
+from train import build_config, find_trainer
 
-BuildTrainer = Callable[..., DDPGTrainer]
+BuildTrainer = Callable[..., OffPolicyTrainer]
 
 
 class ClockEnv(gym.Env[Any, Any]):
@@ -86,6 +86,40 @@ class MirrorEnv(gym.Env[Any, Any]):
         return self.draw_goal(), reward, False, self.time >= 100, {}
 
 
+class DiceEnv(gym.Env[Any, Any]):
+    """Episodes of 1 to 6 steps, ended by the task or by the clock as drawn; observes the episode's own number and the
+    time, and gives their sum.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+        self.action_space = gym.spaces.Box(-1, 1, (1,))
+        self.time, self.length, self.number, self.terminate = 0, 1, 0.0, False
+        self.seeds: list[int | None] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        self.time, self.length = 0, int(self.np_random.integers(1, 7))
+        self.number, self.terminate = float(self.np_random.integers(0, 2**16)), bool(self.np_random.integers(2))
+        return np.array([self.number, 0], dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = self.number + self.time
+        self.time += 1
+        over = self.time == self.length
+        obs = np.array([self.number, self.time], dtype=np.float32)
+        return obs, reward, over and self.terminate, over and not self.terminate, {}
+
+
+class UnboundedEnv(ClockEnv):
+    """A clock whose actions have no bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Small matrices on several threads wait for each other, the more so on a busy machine."""
@@ -97,9 +131,14 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _tiny_environments() -> Iterator[None]:
-    environments: dict[str, Any] = {"Clock-v0": ClockEnv, "Mirror-v0": MirrorEnv}
+    environments: dict[str, Any] = {
+        "Clock-v0": ClockEnv,
+        "Mirror-v0": MirrorEnv,
+        "Dice-v0": DiceEnv,
+        "Unbounded-v0": UnboundedEnv,
+    }
     for name, environment in environments.items():
-        gym.register(name, environment)
+        gym.register(name, environment, max_episode_steps=1_000)
     yield
     for name in environments:
         del gym.registry[name]
@@ -107,10 +146,10 @@ def _tiny_environments() -> Iterator[None]:
 
 @pytest.fixture
 def small_trainer() -> Iterator[BuildTrainer]:
-    """Give a function that builds a trainer with small networks from settings; all are closed at the end."""
-    built: list[DDPGTrainer] = []
+    """Give a function that builds a trainer, DDPG unless told, with small networks; all are closed at the end."""
+    built: list[OffPolicyTrainer] = []
 
-    def build(**settings: Any) -> DDPGTrainer:
+    def build(**settings: Any) -> OffPolicyTrainer:
         defaults = {
             "algorithm_name": "ddpg",
             "env_name": "Pendulum-v1",
@@ -119,9 +158,11 @@ def small_trainer() -> Iterator[BuildTrainer]:
             "learning_starts": 40,
             "max_timesteps": 5_000,
         }
-        config = DDPGConfig.from_settings(defaults | settings)
-        built.append(build_trainer(config, torch.device("cpu")))
-        return built[-1]
+        config = build_config(defaults | settings)
+        trainer = find_trainer(config.model_dump()).build_trainer(config, torch.device("cpu"))
+        assert isinstance(trainer, OffPolicyTrainer)
+        built.append(trainer)
+        return trainer
 
     yield build
     for trainer in built:

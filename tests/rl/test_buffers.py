@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def make_buffer(capacity: int, seed: int = 0) -> ReplayBuffer:
-    return ReplayBuffer(capacity, obs_dim=3, action_dim=2, generator=np.random.default_rng(seed), device=CPU)
+    return ReplayBuffer(capacity, 3, 2, np.random.default_rng(seed), CPU, discount=0.9)
 
 
 def fill(buffer: ReplayBuffer, numbers: range) -> None:
@@ -39,6 +39,7 @@ def test_a_batch_has_every_part_of_the_same_transition() -> None:
     assert torch.equal(batch.reward, -number)
     assert torch.equal(batch.terminated, 1 - number % 2)
     torch.testing.assert_close(batch.action, (number / 1000).expand(64, 2))
+    assert batch.discount.item() == np.float32(0.9)
 
 
 @given(capacity=st.integers(1, 12), added=st.integers(1, 40))

@@ -20,7 +20,7 @@ def make_config(**settings: Any) -> DDPGConfig:
         ({"learning_starts": 500, "max_timesteps": 500}, ("learning_starts", "max_timesteps")),
         ({"batch_size": 200, "buffer_size": 100}, ("batch_size", "buffer_size")),
         ({"batch_size": 200, "max_timesteps": 150, "learning_starts": 10}, ("batch_size", "max_timesteps")),
-        ({"num_envs": 2}, ("num_envs",)),
+        ({"num_envs": 200, "buffer_size": 100, "batch_size": 10}, ("num_envs", "buffer_size")),
     ],
 )
 def test_settings_that_would_train_nothing_are_refused(settings: dict[str, Any], keys: tuple[str, ...]) -> None:

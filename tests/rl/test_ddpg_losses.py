@@ -16,8 +16,10 @@ from rl.adam import Adam
 from rl.buffers import Batch
 from rl.ddpg import DDPGAgent, actor_loss, critic_loss
 from rl.ddpg_config import DDPGConfig
+from rl.residual import ActionMap
 
 OBS, ACTION, BATCH = 4, 2, 48
+ALONE = ActionMap(ACTION)
 Layers = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
@@ -43,7 +45,8 @@ def make_batch(seed: int = 0) -> Batch:
         return torch.randn(BATCH, columns, generator=generator, dtype=torch.float64)
 
     terminated = (torch.rand(BATCH, 1, generator=generator) < 0.3).double()
-    return Batch(draw(OBS), draw(ACTION).clamp(-1, 1), draw(1), terminated, draw(OBS))
+    obs, action, reward, next_obs = draw(OBS), draw(ACTION).clamp(-1, 1), draw(1), draw(OBS)
+    return Batch(obs, action, reward, terminated, next_obs, torch.tensor(0.9, dtype=torch.float64))
 
 
 def read_layers(network: Any) -> Layers:
@@ -91,7 +94,7 @@ def test_the_critic_loss_and_its_gradient_are_those_written_by_hand() -> None:
     value, inputs = run_forward(read_layers(agent.critic), np.hstack([obs, action]))
     gradients, _ = run_backward(read_layers(agent.critic), inputs, 2 * (value - target) / BATCH)
 
-    loss, metrics = critic_loss(agent.critic, agent.target_actor, agent.target_critic, batch, discount=0.9)
+    loss, metrics = critic_loss(agent.critic, agent.target_actor, agent.target_critic, batch, ALONE)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(((value - target) ** 2).mean(), rel=1e-12)
     assert_gradients(agent.critic, gradients)
@@ -108,7 +111,7 @@ def test_the_actor_loss_and_its_gradient_are_those_written_by_hand() -> None:
     _, slope = run_backward(read_layers(agent.critic), critic_inputs, np.full((BATCH, 1), -1 / BATCH))
     gradients, _ = run_backward(read_layers(agent.actor), actor_inputs, slope[:, OBS:] * (1 - action**2))
 
-    loss, metrics = actor_loss(agent.actor, agent.critic, batch)
+    loss, metrics = actor_loss(agent.actor, agent.critic, batch, ALONE)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(-value.mean(), rel=1e-12)
     assert_gradients(agent.actor, gradients)
@@ -119,8 +122,8 @@ def test_one_step_on_a_fixed_batch_lowers_each_loss() -> None:
     agent, batch = make_agent(learning_rate=1e-3), make_batch()
 
     def losses() -> tuple[float, float]:
-        critic, _ = critic_loss(agent.critic, agent.target_actor, agent.target_critic, batch, discount=0.9)
-        actor, _ = actor_loss(agent.actor, agent.critic, batch)
+        critic, _ = critic_loss(agent.critic, agent.target_actor, agent.target_critic, batch, ALONE)
+        actor, _ = actor_loss(agent.actor, agent.critic, batch, ALONE)
         return critic.item(), actor.item()
 
     first_critic, _ = losses()
@@ -130,9 +133,9 @@ def test_one_step_on_a_fixed_batch_lowers_each_loss() -> None:
     agent.target_critic.load_state_dict(targets[1].state_dict())
     assert losses()[0] < first_critic
     moved = copy.deepcopy(agent.critic)
-    first_actor = actor_loss(agent.actor, moved, batch)[0].item()
+    first_actor = actor_loss(agent.actor, moved, batch, ALONE)[0].item()
     agent.update(batch)
-    assert actor_loss(agent.actor, moved, batch)[0].item() < first_actor
+    assert actor_loss(agent.actor, moved, batch, ALONE)[0].item() < first_actor
 
 
 class PlainDDPG:

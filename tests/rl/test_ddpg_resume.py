@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from rl.buffers import ReplayBuffer
-from rl.ddpg import DDPGTrainer
 from rl.noise import GaussianNoise, OrnsteinUhlenbeckNoise
+from rl.normalizers import ObsNormalizer, RewardNormalizer, RunningMoments
+from rl.off_policy import OffPolicyTrainer
 from training.rowlog import RowLog
 
 BuildTrainer = Any
 MIDWAY, END = 137, 290
+ALGORITHMS = ("ddpg",)
 
 
-def run_steps(trainer: DDPGTrainer, number: int) -> None:
+def run_steps(trainer: OffPolicyTrainer, number: int) -> None:
     for _ in range(number):
         trainer.train_step()
 
@@ -35,7 +37,7 @@ def list_leaves(state: Any, path: str = "") -> dict[str, Any]:
     return {path: state.detach().numpy().copy() if isinstance(state, torch.Tensor) else state}
 
 
-def assert_same_state(one: DDPGTrainer, other: DDPGTrainer) -> None:
+def assert_same_state(one: OffPolicyTrainer, other: OffPolicyTrainer) -> None:
     left, right = list_leaves(one.state_dict()), list_leaves(other.state_dict())
     assert left.keys() == right.keys()
     for path, leaf in left.items():
@@ -65,6 +67,54 @@ def test_straight_equals_resumed(small_trainer: BuildTrainer, settings: dict[str
     assert straight.evaluate([5]) == resumed.evaluate([5])
 
 
+EVERYTHING: dict[str, Any] = {
+    "num_envs": 3,
+    "n_step": 3,
+    "normalize_obs": True,
+    "normalize_reward": True,
+    "max_grad_norm": 0.5,
+    "buffer_size": 200,
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"env_name": "Dice-v0"},
+        {"env_name": "Pendulum-v1", "base_controller": "pendulum_energy", "delta_scale_max": 0.3},
+        {"env_name": "Hopper-v5"},
+    ],
+    ids=["dice", "pendulum", "hopper"],
+)
+def test_straight_equals_resumed_with_everything_switched_on(
+    small_trainer: BuildTrainer, algorithm: str, settings: dict[str, Any]
+) -> None:
+    """With 3 updates a step, a delay of 2 leaves every other step in the midst of it."""
+    noise = {} if algorithm == "sac" else {"noise_type": "ou", "noise_std": 0.2}
+    everything = {"algorithm_name": algorithm} | EVERYTHING | noise | settings
+    straight, resumed = small_trainer(**everything), small_trainer(**everything)
+    run_steps(straight, 53)
+    state = copy.deepcopy(straight.state_dict())
+    run_steps(straight, 50)
+    resumed.load_state_dict(state)
+    run_steps(resumed, 50)
+    assert_same_state(straight, resumed)
+    assert straight.evaluate([5]) == resumed.evaluate([5])
+
+
+def test_resuming_by_episode_begins_anew_in_every_environment(small_trainer: BuildTrainer) -> None:
+    settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden": True}, "num_envs": 3, "normalize_reward": True}
+    trainer, resumed = small_trainer(**settings), small_trainer(**settings)
+    run_steps(trainer, 15)
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    run_steps(resumed, 1)
+    starts = [slot.env.unwrapped.start for each in (trainer, resumed) for slot in each._slots]
+    assert len(set(starts)) == 6
+    assert resumed.state_dict()["reward_normalizer"]["returns"].tolist() == [1.0] * 3
+    assert [slot["episode_length"] for slot in resumed.state_dict()["slots"]] == [1] * 3
+
+
 @pytest.mark.parametrize("stop", [0, 1, 40, 41, 200, 201])
 def test_every_kind_of_moment_can_be_resumed(small_trainer: BuildTrainer, stop: int) -> None:
     """Before the first reset, in the random steps, at the first update, at the end of an episode and after it."""
@@ -83,10 +133,11 @@ def test_loading_wipes_out_all_that_another_life_left(small_trainer: BuildTraine
     run_steps(one, MIDWAY)
     run_steps(other, 2 * MIDWAY)
     before, different = list_leaves(one.state_dict()), list_leaves(other.state_dict())
-    for part in ("agent", "buffer", "noise", "warmup", "env", "obs", "env_steps", "episodes_begun", "episode_return"):
+    slot = ("slots/0/env", "slots/0/obs", "slots/0/episodes_begun", "slots/0/episode_return")
+    for part in ("agent", "agent/noise", "buffer", "warmup", "env_steps", *slot):
         paths = [path for path in before if path.startswith(f"/{part}")]
         assert any(not np.array_equal(before[path], different[path]) for path in paths), part
-    other._reset_seed, other._episode_length = 5, 999
+    other._slots[0].reset_seed, other._slots[0].episode_length = 5, 999
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     assert_same_state(one, other)
     run_steps(one, 50)
@@ -102,15 +153,15 @@ def test_an_environment_without_a_snapshot_resumes_with_a_new_episode(small_trai
     assert "ClockEnv.hidden" in trainer.resume_reason
     run_steps(trainer, 75)
     state = copy.deepcopy(trainer.state_dict())
-    assert state["env"] is None
+    assert state["slots"][0]["env"] is None
     starts = []
     for _ in range(2):
         resumed = small_trainer(**settings)
         resumed.load_state_dict(copy.deepcopy(state))
         episodes = [episode for _ in range(10) for episode in resumed.train_step().episodes]
         assert [(episode.length, episode.episode_return) for episode in episodes] == [(10, 10.0)]
-        starts.append(resumed._env.unwrapped.start)
-    assert starts[0] == starts[1] != trainer._env.unwrapped.start
+        starts.append(resumed._slots[0].env.unwrapped.start)
+    assert starts[0] == starts[1] != trainer._slots[0].env.unwrapped.start
 
 
 def test_episodes_begun_by_resuming_start_where_no_other_did(small_trainer: BuildTrainer) -> None:
@@ -122,8 +173,8 @@ def test_episodes_begun_by_resuming_start_where_no_other_did(small_trainer: Buil
         run_steps(trainer, stop)
         resumed.load_state_dict(trainer.state_dict())
         run_steps(resumed, 1)
-        starts += [trainer._env.unwrapped.starts[0]] if stop == 1 else []
-        starts.append(resumed._env.unwrapped.start)
+        starts += [trainer._slots[0].env.unwrapped.starts[0]] if stop == 1 else []
+        starts.append(resumed._slots[0].env.unwrapped.start)
     assert len(set(starts)) == len(starts) == 7
 
 
@@ -135,7 +186,7 @@ def test_resuming_by_episode_wipes_out_the_episode_that_another_life_was_in(smal
     for each in (fresh, used):
         each.load_state_dict(copy.deepcopy(trainer.state_dict()))
     assert_same_state(fresh, used)
-    state = used.state_dict()
+    state = used.state_dict()["slots"][0]
     assert (state["obs"], state["episode_return"], state["episode_length"]) == (None, 0.0, 0)
 
 
@@ -143,12 +194,12 @@ def test_an_environment_that_turns_out_unsavable_resumes_by_episode(small_traine
     settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden_from": 40}, "noise_type": "ou"}
     trainer, left_alone, resumed = (small_trainer(**settings) for _ in range(3))
     run_steps(trainer, 39)
-    assert trainer.state_dict()["env"] is not None
+    assert trainer.state_dict()["slots"][0]["env"] is not None
     assert trainer.resume_mode == "exact"
     run_steps(trainer, 36)
     with pytest.warns(UserWarning, match=r"ClockEnv\.hidden is a builtins\.object"):
         state = copy.deepcopy(trainer.state_dict())
-    assert state["env"] is None
+    assert state["slots"][0]["env"] is None
     assert trainer.resume_mode == "episode"
     assert "ClockEnv.hidden" in trainer.resume_reason
     run_steps(trainer, 25)
@@ -162,25 +213,26 @@ def test_an_environment_that_turns_out_unsavable_resumes_by_episode(small_traine
     assert resumed.resume_reason is not None
     episodes = [episode for _ in range(25) for episode in resumed.train_step().episodes]
     assert [(episode.length, episode.episode_return) for episode in episodes] == [(10, 10.0)] * 2
-    assert resumed.state_dict()["env"] is None
+    assert resumed.state_dict()["slots"][0]["env"] is None
     assert resumed.state_dict()["env_steps"] == 100
 
 
 def test_every_attribute_is_in_the_state_or_declared_transient(small_trainer: BuildTrainer) -> None:
-    trainer = small_trainer()
-    run_steps(trainer, 60)
     generator = np.random.default_rng(0)
-    buffer: ReplayBuffer = trainer._buffer
     stateful: list[Any] = [
-        trainer,
-        trainer.agent,
-        buffer,
-        GaussianNoise(2, 0.1, generator),
-        OrnsteinUhlenbeckNoise(2, 0.1, 0.15, generator),
+        GaussianNoise((1, 2), 0.1, generator),
+        OrnsteinUhlenbeckNoise((1, 2), 0.1, 0.15, generator),
+        RunningMoments(3),
+        ObsNormalizer(3, 1),
+        RewardNormalizer(2, 0.9),
     ]
+    for algorithm in ALGORITHMS:
+        trainer = small_trainer(algorithm_name=algorithm, n_step=2)
+        run_steps(trainer, 60)
+        stateful += [trainer, trainer.agent, trainer._buffer, trainer._slots[0], trainer.agent.actor_optimizer]
     for thing in stateful:
         names = {name.lstrip("_") for name in vars(thing)} - {name.lstrip("_") for name in thing.TRANSIENT}
-        names -= {"total"} if thing is buffer else set()  # it is in the RowLog
+        names -= {"total"} if isinstance(thing, ReplayBuffer) else set()  # it is in the RowLog
         assert names == set(thing.state_dict()), type(thing)
         assert set(thing.TRANSIENT) <= set(vars(thing)), "a transient attribute that isn't there"
 

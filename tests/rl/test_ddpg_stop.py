@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from rl.ddpg import DDPGTrainer
+from rl.off_policy import OffPolicyTrainer
 from training.protocol import EvaluationStopped
 from training.resources import hash_state
 
 
-def test_an_evaluation_is_abandoned_in_mid_episode(small_trainer: Callable[..., DDPGTrainer]) -> None:
+def test_an_evaluation_is_abandoned_in_mid_episode(small_trainer: Callable[..., OffPolicyTrainer]) -> None:
     trainer = small_trainer()
     for _ in range(50):
         trainer.train_step()

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from rl.ddpg import DDPGTrainer, count_parameters
+from rl.ddpg import count_parameters
 from rl.ddpg_config import DDPGConfig
+from rl.off_policy import OffPolicyTrainer
 from training.protocol import Episode, StepResult, Trainer
 
 BuildTrainer = Any
 
 
-def run_steps(trainer: DDPGTrainer, number: int) -> list[StepResult]:
+def run_steps(trainer: OffPolicyTrainer, number: int) -> list[StepResult]:
     return [trainer.train_step() for _ in range(number)]
 
 
@@ -42,7 +43,7 @@ def test_several_updates_a_step_give_their_mean(small_trainer: BuildTrainer) -> 
     several, single = (small_trainer(updates_per_step=number, learning_starts=50) for number in (3, 1))
     result = run_steps(several, 51)[-1]
     run_steps(single, 50)
-    single._take_env_step()
+    single._take_env_steps()
     losses = [single.agent.update(single._buffer.sample(32))["train/critic_loss"] for _ in range(3)]
     assert result.updates == 3
     torch.testing.assert_close(result.metrics["train/critic_loss"], torch.stack(losses).mean())
@@ -60,7 +61,7 @@ def test_first_actions_are_uniform_over_the_whole_range(small_trainer: BuildTrai
 def test_the_environment_gets_its_own_units_and_the_buffer_normalised_ones(small_trainer: BuildTrainer) -> None:
     trainer = small_trainer(env_name="Clock-v0", noise_std=2.0)
     run_steps(trainer, 80)
-    given = np.array(trainer._env.unwrapped.actions)
+    given = np.array(trainer._slots[0].env.unwrapped.actions)
     stored = trainer._buffer._rows[:80, 10:12]
     np.testing.assert_allclose(given, [2.0, 0.625] + np.array([4.0, 0.125]) * stored, rtol=1e-5)
     assert np.abs(stored).max() == 1  # such noise reaches the bounds and is clipped there
@@ -88,7 +89,7 @@ def test_an_episode_that_task_and_clock_end_at_once_was_ended_by_the_task(small_
 def test_one_seed_starts_the_run_and_each_episode_starts_elsewhere(small_trainer: BuildTrainer) -> None:
     trainer = small_trainer(env_name="Clock-v0")
     run_steps(trainer, 60)
-    core: Any = trainer._env.unwrapped
+    core: Any = trainer._slots[0].env.unwrapped
     assert core.seeds[0] is not None
     assert core.seeds[1:] == [None] * 5
     assert len(set(core.starts)) == 6
@@ -97,10 +98,10 @@ def test_one_seed_starts_the_run_and_each_episode_starts_elsewhere(small_trainer
 @pytest.mark.parametrize("seed", range(8))
 def test_environments_are_reset_with_seeds_that_old_generators_take(small_trainer: BuildTrainer, seed: int) -> None:
     trainer = small_trainer(env_name="Clock-v0", env_kwargs={"hidden": True}, seed=seed)
-    first = trainer._reset_seed
+    first = trainer._slots[0].reset_seed
     run_steps(trainer, 1)
     trainer.load_state_dict(trainer.state_dict())
-    for reset_seed in (first, trainer._reset_seed):
+    for reset_seed in (first, trainer._slots[0].reset_seed):
         assert 0 <= reset_seed < 2**31
         np.random.RandomState(reset_seed)  # the generator in question
 
@@ -116,11 +117,11 @@ def test_the_observation_after_an_episode_is_stored_and_not_the_next_start(small
 def test_noise_starts_anew_with_every_episode(small_trainer: BuildTrainer) -> None:
     trainer = small_trainer(env_name="Clock-v0", noise_type="ou", learning_starts=0)
     run_steps(trainer, 5)
-    trainer._noise._noise += 1_000
+    trainer.agent._noise._noise += 1_000
     run_steps(trainer, 5)
-    assert np.abs(trainer._noise._noise).min() > 100
+    assert np.abs(trainer.agent._noise._noise).min() > 100
     run_steps(trainer, 1)
-    assert np.abs(trainer._noise._noise).max() < 1
+    assert np.abs(trainer.agent._noise._noise).max() < 1
 
 
 def test_the_buffer_is_no_longer_than_the_run(small_trainer: BuildTrainer) -> None:
@@ -148,15 +149,15 @@ def test_a_seed_repeats_itself_and_another_differs(small_trainer: BuildTrainer) 
     assert losses[0] != losses[2]
 
 
-def draw_streams(trainer: DDPGTrainer) -> dict[str, bytes]:
+def draw_streams(trainer: OffPolicyTrainer) -> dict[str, bytes]:
     """Give the first draws of every source of randomness that a run's seed decides."""
-    trainer._take_env_step()
+    trainer._take_env_steps()
     return {
         "actor": torch.cat([p.detach().ravel() for p in trainer.agent.actor.parameters()]).numpy().tobytes(),
         "critic": torch.cat([p.detach().ravel() for p in trainer.agent.critic.parameters()]).numpy().tobytes(),
         "start": trainer._buffer._rows[0, :3].tobytes(),
         "warmup": trainer._warmup.random(4).tobytes(),
-        "noise": np.stack([trainer._noise.sample() for _ in range(4)]).tobytes(),
+        "noise": np.stack([trainer.agent._noise.sample() for _ in range(4)]).tobytes(),
         "replay": trainer._buffer._generator.random(4).tobytes(),
     }
 

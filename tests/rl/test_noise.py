@@ -11,13 +11,14 @@ from rl.actions import ActionScale
 from rl.noise import ActionNoise, build_noise
 
 
-def make_noise(noise_type: str, std: float = 0.2, seed: int = 0) -> ActionNoise:
+def make_noise(noise_type: str, std: float = 0.2, seed: int = 0, num_envs: int = 1) -> ActionNoise:
     assert noise_type in ("gaussian", "ou")
-    return build_noise(noise_type, 3, std, 0.15, np.random.default_rng(seed))  # type: ignore[arg-type]
+    return build_noise(noise_type, (num_envs, 3), std, 0.15, np.random.default_rng(seed))  # type: ignore[arg-type]
 
 
 def draw(noise: ActionNoise, number: int) -> NDArray[np.float32]:
-    return np.stack([noise.sample() for _ in range(number)])
+    """Draws for the first environment, of shape (number, action_dim)."""
+    return np.stack([noise.sample()[0] for _ in range(number)])
 
 
 def correlate(series: NDArray[np.float32]) -> float:
@@ -45,12 +46,29 @@ def test_ou_noise_pushes_with_its_deviation_and_remembers() -> None:
 def test_ou_noise_starts_every_episode_from_zero() -> None:
     noise = make_noise("ou")
     draw(noise, 500)
-    noise.reset()
+    noise.reset(0)
     starts = []
     for _ in range(4_000):
-        noise.reset()
+        noise.reset(0)
         starts.append(noise.sample())
     assert np.std(starts) == pytest.approx(0.2, rel=0.03)
+
+
+@pytest.mark.parametrize("noise_type", ["gaussian", "ou"])
+def test_environments_get_noise_of_their_own(noise_type: str) -> None:
+    series = np.stack([noise.sample() for noise in [make_noise(noise_type, num_envs=3)] for _ in range(5_000)])
+    assert series.shape == (5_000, 3, 3)
+    correlations = np.corrcoef(series.reshape(5_000, 9).T) - np.eye(9)
+    assert np.abs(correlations).max() < 0.15
+
+
+def test_ou_noise_starts_anew_in_the_one_environment_whose_episode_begins() -> None:
+    noise = make_noise("ou", std=0.0, num_envs=3)
+    noise.load_state_dict(noise.state_dict() | {"noise": np.ones((3, 3), dtype=np.float32)})
+    given = noise.sample()
+    noise.reset(1)
+    np.testing.assert_allclose(given, 0.85)
+    np.testing.assert_allclose(noise.sample(), 0.85**2 * np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1]]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("noise_type", ["gaussian", "ou"])

@@ -1,0 +1,281 @@
+"""What DDPG, TD3 and SAC have in common: acting in environments, remembering, learning from what is remembered.
+
+An agent (the networks and how a batch changes them) is in its algorithm's own file; this is all around it. Actions are
+in [-1, 1] everywhere here; only `ActionScale` knows the environment's bounds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from envs.controllers import CONTROLLERS
+from envs.make import Env, SpaceSizes, describe_spaces, make_env
+from envs.plain_values import SnapshotError
+from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
+from rl.actions import ActionScale
+from rl.buffers import Batch, ReplayBuffer
+from rl.normalizers import ObsNormalizer, RewardNormalizer
+from rl.off_policy_config import OffPolicyConfig
+from rl.residual import ActionMap, append_base_action
+from rl.slots import EnvironmentSlot
+from training.evaluation import evaluate_policy
+from training.protocol import Episode, Evaluation, StepResult
+from training.seeding import spawn_generator
+
+Metrics = dict[str, Tensor]
+Config = TypeVar("Config", bound=OffPolicyConfig)
+
+
+class Agent(Protocol):
+    """Networks that act and learn.
+
+    The actions that it gives are its own: in [-1, 1], and before what residual control adds to them.
+    """
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the policy's own actions, (n, action_dim), for observations of shape (n, obs_dim), without noise."""
+        ...
+
+    def explore(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give own actions to learn from, one for each environment, in memory of their own."""
+        ...
+
+    def begin_episode(self, env: int) -> None:
+        """Hear that an episode begins in one environment."""
+        ...
+
+    def update(self, batch: Batch) -> Metrics:
+        """Learn from one batch and give named numbers without a sync."""
+        ...
+
+    def components(self) -> dict[str, nn.Module]:
+        """Give the learnable networks by name, targets left out."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that resuming needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` gave."""
+        ...
+
+
+def find_sizes(config: OffPolicyConfig) -> SpaceSizes:
+    """Give the sizes that an agent gets: its observations end in the base action of residual control, if there is one.
+
+    Raises:
+        SettingsError: the environment can't be made.
+    """
+    spaces = describe_spaces(config.env_name, config.env_kwargs)
+    base_dim = spaces.action_dim if config.base_controller else 0
+    return SpaceSizes(spaces.obs_dim + base_dim, spaces.action_dim)
+
+
+def count_network_parameters(networks: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Count the parameters of each network."""
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+
+class OffPolicyTrainer:
+    """An off-policy agent in its environments: a `training.protocol.Trainer`.
+
+    Attributes:
+        agent: the networks and how they learn.
+        resume_mode: `exact` where the environments' states go into checkpoints; `episode` where a resumed run begins
+            new episodes, for `resume_reason`. It turns to `episode` when a state can't be saved after all.
+    """
+
+    TRANSIENT: ClassVar = ("config", "resume_mode", "resume_reason", "_scale", "_map", "_controller")
+
+    def __init__(
+        self, config: Config, device: torch.device, build_agent: Callable[[Config, int, int, torch.device], Agent]
+    ) -> None:
+        probe = probe_resume_mode(config.env_name, config.env_kwargs)
+        self.config: OffPolicyConfig = config
+        self.resume_mode: Literal["exact", "episode"] = probe.mode
+        self.resume_reason = probe.reason
+        self._controller = CONTROLLERS[config.base_controller][1] if config.base_controller else None
+        self._slots = [
+            EnvironmentSlot(self._make_env, self._perceive, config.seed, number) for number in range(config.num_envs)
+        ]
+        actions = self._slots[0].env.action_space
+        assert isinstance(actions, gym.spaces.Box)
+        self._scale = ActionScale(actions)
+        sizes = find_sizes(config)
+        self._map = ActionMap(sizes.action_dim, config.delta_scale_max)
+        self.agent: Agent = build_agent(config, sizes.obs_dim, sizes.action_dim, device)
+        self._buffer = ReplayBuffer(
+            config.buffer_rows,
+            sizes.obs_dim,
+            sizes.action_dim,
+            spawn_generator(config.seed, "replay"),
+            device,
+            discount=config.discount,
+            n_step=config.n_step,
+            num_envs=config.num_envs,
+        )
+        self._warmup = spawn_generator(config.seed, "warmup")
+        base_dim = sizes.action_dim if config.base_controller else 0
+        self._obs_normalizer = ObsNormalizer(sizes.obs_dim - base_dim, base_dim) if config.normalize_obs else None
+        self._reward_normalizer = (
+            RewardNormalizer(config.num_envs, config.discount) if config.normalize_reward else None
+        )
+        self._env_steps = 0
+
+    def train_step(self) -> StepResult:
+        """Take one step in each environment and, once there is enough, `updates_per_step` updates for each."""
+        episodes = self._take_env_steps()
+        updates = self.config.updates_per_step * self.config.num_envs if self._can_learn() else 0
+        metrics = self.agent.update(self._sample()) if updates == 1 else self._update_often(updates)
+        return StepResult(metrics, env_steps=self.config.num_envs, updates=updates, episodes=episodes)
+
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
+        """Run one episode without noise per seed, in an environment of its own; what normalises stays as it is.
+
+        Raises:
+            EvaluationStopped: `should_stop` said so.
+        """
+        return evaluate_policy(self._make_env, self._act, seeds, should_stop)
+
+    def components(self) -> dict[str, nn.Module]:
+        """Give the learnable networks by name, targets left out."""
+        return self.agent.components()
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        for slot in self._slots:
+            slot.env.close()
+
+    def _make_env(self) -> Env:
+        return make_env(self.config.env_name, self.config.env_kwargs)
+
+    def _perceive(self, raw_obs: NDArray[Any]) -> NDArray[np.float32]:
+        return append_base_action(raw_obs, self._controller)
+
+    def _normalize(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return obs if self._obs_normalizer is None else self._obs_normalizer.apply(obs)
+
+    def _act(self, raw_obs: NDArray[Any]) -> NDArray[Any]:
+        """Give the policy's action in the environment's units, without noise."""
+        obs = self._perceive(raw_obs)[None]
+        return self._scale.to_env(self._map.execute(obs, self.agent.act(self._normalize(obs)))[0])
+
+    def _can_learn(self) -> bool:
+        return self._env_steps > self.config.learning_starts and len(self._buffer) >= self.config.batch_size
+
+    def _sample(self) -> Batch:
+        """Give a batch as the agent learns from it."""
+        batch = self._buffer.sample(self.config.batch_size)
+        if self._obs_normalizer is not None:
+            normalize = self._obs_normalizer.apply_tensor
+            batch = replace(batch, obs=normalize(batch.obs), next_obs=normalize(batch.next_obs))
+        if self._reward_normalizer is not None:
+            batch = replace(batch, reward=batch.reward * self._reward_normalizer.scale())
+        return batch
+
+    def _update_often(self, updates: int) -> Metrics:
+        """Learn from so many batches and give the means of the numbers, each over the updates that gave it."""
+        sums: Metrics = {}
+        counts: dict[str, int] = {}
+        for _ in range(updates):
+            for name, value in self.agent.update(self._sample()).items():
+                sums[name] = sums[name] + value if name in sums else value
+                counts[name] = counts.get(name, 0) + 1
+        return {name: value / counts[name] for name, value in sums.items()}
+
+    def _take_env_steps(self) -> list[Episode]:
+        """Act once in each environment, remember the transitions, and give the episodes that have ended."""
+        observations = [self._observe(number) for number in range(len(self._slots))]
+        stacked = observations[0][None] if len(observations) == 1 else np.stack(observations)
+        executed = self._choose_actions(stacked)
+        self._env_steps += len(self._slots)
+        episodes, rewards = [], []
+        for slot, obs, action in zip(self._slots, observations, executed, strict=True):
+            next_obs, reward, terminated, episode = slot.step(self._scale.to_env(action))
+            self._buffer.add(obs, action, reward, terminated, next_obs, slot.episodes_begun)
+            rewards.append(reward)
+            if episode is not None:
+                episodes.append(episode)
+        if self._obs_normalizer is not None:
+            self._obs_normalizer.add(stacked)
+        if self._reward_normalizer is not None:
+            self._reward_normalizer.add(np.array(rewards))
+        return episodes
+
+    def _observe(self, number: int) -> NDArray[np.float32]:
+        """Give what the agent sees in one environment, whose next episode is begun if the last has ended."""
+        obs = self._slots[number].obs
+        if obs is not None:
+            return obs
+        self.agent.begin_episode(number)
+        if self._reward_normalizer is not None:
+            self._reward_normalizer.begin_episode(number)
+        return self._slots[number].begin_episode()
+
+    def _choose_actions(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give executed actions: from uniformly random own ones before `learning_starts`, from the agent's after it."""
+        if self._env_steps < self.config.learning_starts:
+            own = 2 * self._warmup.random((len(obs), self._map.action_dim), dtype=np.float32) - 1
+        else:
+            own = self.agent.explore(self._normalize(obs))
+        return self._map.execute(obs, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that resuming needs; big parts are the trainer's own memory, not copies.
+
+        Where an environment has come to hold something that can't be saved, and that its first steps didn't show, this
+        warns, and the run is resumed by episode from here on.
+        """
+        snapshots = self._take_snapshots()
+        slots = [slot.state_dict() | {"env": env} for slot, env in zip(self._slots, snapshots, strict=True)]
+        return {
+            "agent": self.agent.state_dict(),
+            "buffer": self._buffer.state_dict(),
+            "warmup": self._warmup.bit_generator.state,
+            "slots": slots,
+            "obs_normalizer": None if self._obs_normalizer is None else self._obs_normalizer.state_dict(),
+            "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
+            "env_steps": self._env_steps,
+        }
+
+    def _take_snapshots(self) -> Sequence[Snapshot | None]:
+        """Give the environments' states, or None for each where a resumed run begins new episodes."""
+        if self.resume_mode == "exact":
+            try:
+                return [take_snapshot(slot.env) for slot in self._slots]
+            except SnapshotError as error:
+                self._resume_by_episode(str(error))
+                warnings.warn(f"from here on a resumed run begins a new episode: {error}", stacklevel=3)
+        return [None] * len(self._slots)
+
+    def _resume_by_episode(self, reason: str) -> None:
+        self.resume_mode = "episode"
+        self.resume_reason = reason
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` gave, into fresh environments.
+
+        Where the environments' states couldn't be saved, episodes begin anew, from seeds of their own.
+        """
+        self.agent.load_state_dict(state["agent"])
+        self._buffer.load_state_dict(state["buffer"])
+        self._warmup.bit_generator.state = state["warmup"]
+        self._env_steps = state["env_steps"]
+        if self._obs_normalizer is not None:
+            self._obs_normalizer.load_state_dict(state["obs_normalizer"])
+        if self._reward_normalizer is not None:
+            self._reward_normalizer.load_state_dict(state["reward_normalizer"])
+        for slot, saved in zip(self._slots, state["slots"], strict=True):
+            slot.load_state_dict(saved, saved["env"])
+        if self.resume_mode == "exact" and state["slots"][0]["env"] is None:
+            self._resume_by_episode("the environment's state was not in the checkpoint that the run went on from")

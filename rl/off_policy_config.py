@@ -1,0 +1,115 @@
+"""The settings that DDPG, TD3 and SAC share. Imports no torch, so that a whole grid can be checked at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from experiment.problems import Fault
+from training.config import SHAPE, Int, TrainerConfig
+
+
+class OffPolicyConfig(TrainerConfig):
+    """Actor-critic learning from replayed transitions, in continuous action spaces.
+
+    Actions are in [-1, 1] inside, whatever the environment's own bounds. Rewards and observations are stored as they
+    are and normalised, where asked for, when they are used.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    actor_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    critic_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    discount: Annotated[float, Field(gt=0, le=1)] = 0.99
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    hidden_dims: Annotated[list[Annotated[Int, Field(gt=0)]], Field(min_length=1, json_schema_extra=SHAPE)] = [256, 256]
+    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    updates_per_step: Annotated[Int, Field(gt=0)] = 1
+    n_step: Annotated[Int, Field(ge=1, le=1000)] = 1
+    normalize_obs: bool = False
+    normalize_reward: bool = False
+    base_controller: Annotated[Literal["pendulum_energy"] | None, Field(json_schema_extra=SHAPE)] = None
+    delta_scale_max: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def buffer_rows(self) -> int:
+        """Transitions that are kept: a run never adds more than it has steps."""
+        return min(self.buffer_size, self.max_timesteps)
+
+    def inactive_keys(self) -> dict[str, str]:
+        """Give the keys that were set and that another key switches off, each with the reason."""
+        return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
+
+    def list_switched_off(self) -> dict[str, str]:
+        """Give the keys that others switch off, whether or not they were set. A trainer adds its own to these."""
+        if self.actor_learning_rate is None or self.critic_learning_rate is None:
+            return {}
+        return {"learning_rate": "actor_learning_rate and critic_learning_rate are both set"}
+
+    def find_contradictions(self) -> list[Fault]:
+        """Name pairs of settings that can't hold together."""
+        faults = super().find_contradictions()
+        if self.batch_size > self.max_timesteps:
+            faults.append(self._pair("batch_size", ">", "max_timesteps", "nothing would be trained"))
+        if self.num_envs > self.buffer_size:
+            faults.append(self._pair("num_envs", ">", "buffer_size", "a step of all would not fit into the buffer"))
+        if self.delta_scale_max is not None and self.base_controller is None:
+            message = (
+                f"delta_scale_max ({self.delta_scale_max}) bounds what is added to a base controller, and there is none"
+            )
+            faults.append(Fault(("delta_scale_max", "base_controller"), f"{message}; set base_controller"))
+        if self.base_controller is not None and self.delta_scale_max is None:
+            message = (
+                f"base_controller ({self.base_controller}) is set, and nothing says how far a policy may correct it"
+            )
+            faults.append(Fault(("base_controller", "delta_scale_max"), f"{message}; set delta_scale_max"))
+        return faults
+
+    def shape_settings(self) -> dict[str, Any]:
+        """Give the settings that decide the sizes of the networks and of the buffer, and what goes with them.
+
+        Settings that differ in nothing else give the same; they are a valid config of their own.
+        """
+        rows = self.buffer_rows
+        return super().shape_settings() | {
+            "buffer_size": rows,
+            "max_timesteps": rows,
+            "batch_size": 1,
+            "learning_starts": 0,
+            "n_step": min(self.n_step, 2),
+            "delta_scale_max": None if self.delta_scale_max is None else 1.0,
+        }
+
+    def find_environment_faults(self) -> list[Fault]:
+        """Name what can't be done here: an unknown name, other spaces, another environment's controller, no memory."""
+        from envs.controllers import CONTROLLERS
+        from envs.make import describe_spaces, find_environment_faults
+
+        faults = find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
+        if self.base_controller is not None and self.env_name != (controlled := CONTROLLERS[self.base_controller][0]):
+            message = f"base_controller: {self.base_controller} controls {controlled}, and env_name is {self.env_name}"
+            faults.append(Fault(("base_controller", "env_name"), message))
+        if not faults:
+            spaces = describe_spaces(self.env_name, self.env_kwargs)
+            base_dim = spaces.action_dim if self.base_controller else 0
+            faults += self._find_memory_faults(spaces.obs_dim + base_dim, spaces.action_dim)
+        return faults
+
+    def _find_memory_faults(self, obs_dim: int, action_dim: int) -> list[Fault]:
+        """Refuse a buffer that is larger than the memory that is free now."""
+        import psutil
+
+        row_bytes = 4 * count_columns(obs_dim, action_dim, self.n_step)
+        needed, free = self.buffer_rows * row_bytes, psutil.virtual_memory().available
+        if needed <= free:
+            return []
+        message = (
+            f"buffer_size: {self.buffer_rows:,} transitions of {row_bytes:,} bytes are {needed / 2**30:,.1f} GiB, and "
+            f"{free / 2**30:,.1f} GiB of memory are free; at most {free // row_bytes:,} transitions fit"
+        )
+        return [Fault(("buffer_size", "max_timesteps"), message)]
+
+
+def count_columns(obs_dim: int, action_dim: int, n_step: int) -> int:
+    """Give the numbers in a row of the replay buffer: both observations, action, reward, terminated, episode."""
+    return 2 * obs_dim + action_dim + 2 + (n_step > 1)

@@ -1,0 +1,100 @@
+"""One of a trainer's environments, with the episode that is going on in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.make import Env
+from envs.snapshot import Snapshot, restore_snapshot
+from training.protocol import Episode
+from training.seeding import derive_reset_seed
+
+Perceive = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""From an environment's observation to the agent's, in memory of its own."""
+
+
+class EnvironmentSlot:
+    """One environment and its episode.
+
+    Args:
+        make_env: gives a fresh environment.
+        perceive: makes the agent's observations.
+        seed: the run's.
+        number: which of the run's environments this is; each has seeds of its own.
+
+    Attributes:
+        env: the environment.
+        obs: what the agent sees now; None where an episode has to be begun.
+        episodes_begun: over the whole run; counts on where resuming began a new episode.
+    """
+
+    TRANSIENT: ClassVar = ("env", "_make_env", "_perceive", "_seed", "_stream")
+
+    def __init__(self, make_env: Callable[[], Env], perceive: Perceive, seed: int, number: int) -> None:
+        self.env = make_env()
+        self._make_env = make_env
+        self._perceive = perceive
+        self._seed = seed
+        self._stream = f"env{number}" if number else "env"
+        self.reset_seed: int | None = derive_reset_seed(seed, self._stream)
+        self.obs: NDArray[np.float32] | None = None
+        self.episodes_begun = 0
+        self.episode_return = 0.0
+        self.episode_length = 0
+
+    def begin_episode(self) -> NDArray[np.float32]:
+        """Reset the environment and give the first observation."""
+        raw_obs, _ = self.env.reset(seed=self.reset_seed)
+        self.reset_seed = None  # from here on the environment draws its own starts
+        self.episodes_begun += 1
+        self.episode_return = 0.0
+        self.episode_length = 0
+        self.obs = self._perceive(raw_obs)
+        return self.obs
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, Episode | None]:
+        """Act once; give the next observation, the reward, whether the task ended, and the episode if it has."""
+        raw_obs, raw_reward, terminated, truncated, _ = self.env.step(action)
+        reward = float(raw_reward)
+        next_obs = self._perceive(raw_obs)
+        self.episode_return += reward
+        self.episode_length += 1
+        if not (terminated or truncated):
+            self.obs = next_obs
+            return next_obs, reward, False, None
+        self.obs = None
+        episode = Episode(self.episode_return, self.episode_length, truncated=not terminated)
+        return next_obs, reward, bool(terminated), episode
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the episode's state; that of the environment is saved beside it."""
+        return {
+            "reset_seed": self.reset_seed,
+            "obs": self.obs,
+            "episodes_begun": self.episodes_begun,
+            "episode_return": self.episode_return,
+            "episode_length": self.episode_length,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], snapshot: Snapshot | None) -> None:
+        """Take over what `state_dict` gave, in a fresh environment.
+
+        Without a snapshot an episode begins anew, from a seed of its own.
+        """
+        self.episodes_begun = state["episodes_begun"]
+        self.env.close()
+        self.env = self._make_env()
+        if snapshot is None:
+            self.reset_seed = derive_reset_seed(self._seed, f"{self._stream}/{self.episodes_begun}")
+            self.obs = None
+            self.episode_return, self.episode_length = 0.0, 0
+            return
+        restore_snapshot(self.env, snapshot)
+        self.reset_seed = state["reset_seed"]
+        self.obs = None if state["obs"] is None else np.array(state["obs"], dtype=np.float32)
+        self.episode_return = state["episode_return"]
+        self.episode_length = state["episode_length"]

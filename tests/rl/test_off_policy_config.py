@@ -1,0 +1,108 @@
+"""The settings that the off-policy trainers share: what contradicts what, and what is refused before training."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from experiment.problems import SettingsError
+from rl.off_policy_config import OffPolicyConfig
+from train import build_config
+
+ALGORITHMS = ["ddpg"]
+
+
+def make_config(**settings: Any) -> OffPolicyConfig:
+    config = build_config({"algorithm_name": "ddpg", "env_name": "Pendulum-v1"} | settings)
+    assert isinstance(config, OffPolicyConfig)
+    return config
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("settings", "key", "words"),
+    [
+        ({"batch_size": 200, "buffer_size": 100}, "batch_size", "buffer_size"),
+        ({"batch_size": 200, "max_timesteps": 150, "learning_starts": 10}, "batch_size", "max_timesteps"),
+        ({"num_envs": 200, "buffer_size": 100, "batch_size": 10}, "num_envs", "buffer_size"),
+        ({"delta_scale_max": -0.5, "base_controller": "pendulum_energy"}, "delta_scale_max", "> 0"),
+        ({"delta_scale_max": 0, "base_controller": "pendulum_energy"}, "delta_scale_max", "> 0"),
+        ({"delta_scale_max": 0.5}, "delta_scale_max", "set base_controller"),
+        ({"base_controller": "pendulum_energy"}, "base_controller", "set delta_scale_max"),
+        ({"base_controller": "pid", "delta_scale_max": 0.5}, "base_controller", "pendulum_energy"),
+        ({"n_step": 0}, "n_step", ">= 1"),
+        ({"num_envs": 0}, "num_envs", ">= 1"),
+        ({"normalize_obs": "yes"}, "normalize_obs", "true or false"),
+    ],
+)
+def test_bad_settings_are_refused(algorithm: str, settings: dict[str, Any], key: str, words: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        make_config(algorithm_name=algorithm, **settings)
+    assert [fault.keys[0] for fault in error.value.faults] == [key]
+    assert words in error.value.faults[0].message
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("env_name", "words"),
+    [("CartPole-v1", "continuous"), ("Unbounded-v0", "without bounds"), ("Pendulum-v0", "Pendulum-v1")],
+)
+def test_environments_that_it_cannot_use_are_faults(algorithm: str, env_name: str, words: str) -> None:
+    (fault,) = make_config(algorithm_name=algorithm, env_name=env_name).find_environment_faults()
+    assert fault.keys[0] == "env_name"
+    assert words in fault.message
+
+
+def test_a_controller_of_another_environment_is_a_fault() -> None:
+    settings = {"base_controller": "pendulum_energy", "delta_scale_max": 0.5}
+    assert make_config(**settings).find_environment_faults() == []
+    (fault,) = make_config(**settings, env_name="HalfCheetah-v5").find_environment_faults()
+    assert fault.keys[0] == "base_controller"
+    assert "controls Pendulum-v1, and env_name is HalfCheetah-v5" in fault.message
+
+
+@pytest.mark.parametrize(("free", "fits"), [(999 * 36, False), (1_000 * 36, True)])
+def test_a_buffer_that_does_not_fit_into_memory_is_refused_with_the_numbers(
+    monkeypatch: pytest.MonkeyPatch, free: int, fits: bool
+) -> None:
+    """A transition of Pendulum-v1 is twice 3 observed numbers, 1 action, reward and terminated: 36 bytes."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    faults = make_config(buffer_size=1_000, max_timesteps=5_000).find_environment_faults()
+    assert faults == make_config(buffer_size=5_000, max_timesteps=1_000, learning_starts=9).find_environment_faults()
+    assert [fault.keys[0] for fault in faults] == ([] if fits else ["buffer_size"])
+    for fault in faults:
+        assert "1,000 transitions of 36 bytes" in fault.message
+        assert "at most 999 transitions fit" in fault.message
+
+
+def test_a_buffer_of_terabytes_is_refused_through_the_settings_that_a_launch_checks() -> None:
+    """A launch checks each distinct shape alone, so the buffer's size has to be part of it."""
+    huge = {"buffer_size": 10**13, "max_timesteps": 10**13}
+    (fault,) = build_config(make_config(**huge).shape_settings()).find_environment_faults()
+    assert fault.keys[0] == "buffer_size"
+    assert "GiB of memory are free" in fault.message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_timesteps": 300, "learning_starts": 200, "batch_size": 250},
+        {"base_controller": "pendulum_energy", "delta_scale_max": 0.3, "n_step": 5, "num_envs": 4},
+    ],
+)
+def test_the_shape_is_a_config_of_its_own_and_the_same_for_the_same_sizes(settings: dict[str, Any]) -> None:
+    shape = make_config(**settings).shape_settings()
+    assert build_config(shape).shape_settings() == shape
+    other = {"learning_rate": 0.1, "batch_size": 7, "seed": 5, "num_envs": 2}
+    assert make_config(**(settings | other)).shape_settings() == shape
+    assert make_config(**(settings | {"buffer_size": 290})).shape_settings() != shape
+
+
+def test_keys_left_at_their_defaults_leave_the_id_alone() -> None:
+    new = {"n_step": 1, "normalize_obs": False, "normalize_reward": False, "base_controller": None, "num_envs": 1}
+    assert make_config(**new, delta_scale_max=None).run_id() == make_config().run_id()
+    changed = [{"n_step": 2}, {"normalize_obs": True}, {"normalize_reward": True}, {"num_envs": 2}]
+    assert len({make_config(**settings).run_id() for settings in [{}, *changed]}) == 5
