@@ -39,7 +39,7 @@ class RunFacts:
 
     Attributes:
         is_stopped_by_guard: it failed because the training-health guard ended it.
-        verdict: of the guard, empty where there is none.
+        verdict: of the guard at the run's end, empty before that and where there is none.
         guard_events: from the summary; of a run without one, its different guard lines in `events.jsonl`.
         not_finite: the first thing in the run that wasn't a finite number, in words; empty where there was none.
         points: evaluations with finite returns, in the order of training.
@@ -70,7 +70,7 @@ class RunFacts:
 
     @property
     def is_healthy(self) -> bool:
-        return self.is_done and self.verdict == HEALTHY
+        return self.verdict == HEALTHY
 
     def find_crossing(self, threshold: float) -> Point | None:
         """Give the first evaluation at or above a threshold."""

@@ -362,12 +362,14 @@ def test_time_to_threshold_is_a_median_in_which_missing_it_is_never(experiment: 
 
 def test_unfinished_runs_set_no_threshold_and_reach_none(experiment: Any) -> None:
     add_rung(experiment, 64, (-200.0, -200.0), curve=(-1000.0, -300.0))
+    add_rung(experiment, 128, (-10.0,), curve=(-900.0, -300.0))
+    plan_run(experiment, 128, 1)
     run = plan_run(experiment, 256, 0)
     experiment.start(run)
     experiment.write_metrics(run, (-9000.0, 5.0))
     ladder = load_ladder(experiment)
     assert ladder.thresholds == {(): pytest.approx(-280.0)}
-    assert ladder.rungs[1].find_crossings(-280.0) == []
+    assert ladder.rungs[2].find_crossings(-280.0) == []
 
 
 def test_guard_events_of_a_run_without_summary_are_its_different_lines(experiment: Any) -> None:
