@@ -27,7 +27,7 @@ from analysis.ladder_tables import (
 )
 from analysis.load import ExperimentData, ExperimentError, load_runs, read_plan
 from analysis.markdown import escape, render_table
-from analysis.report import LOCK_PATIENCE_S, ReportBusyError, _hold_lock
+from analysis.report import LOCK_PATIENCE_S, ReportBusyError, hold_lock
 from analysis.returns import warn_of_few_seeds
 from analysis.tables import Table, render_text, to_csv
 from experiment.files import write_atomically
@@ -134,7 +134,7 @@ def write_ladder_report(
     read_plan(folder)
     target = folder / "report"
     target.mkdir(exist_ok=True)
-    with _hold_lock(target / ".lock", patience_s):
+    with hold_lock(target / ".lock", patience_s):
         data = load_runs(folder)
         report = compose_ladder_report(data, find_peak(data.environment, measure_peak), threshold)
         markdown, table, picture = (target / f"{NAME}{suffix}" for suffix in (".md", ".csv", ".png"))

@@ -143,7 +143,7 @@ def _draw_curves(
     curves = [align_curve(result.arm, points) for result in results]
     if not any(curves):
         return None
-    with _plain_style():
+    with plain_style():
         figure = Figure(figsize=(_COLUMN_INCHES, 2.9 + 0.19 * len(results)), layout="constrained")
         axes = figure.add_subplot()
         for number, (result, curve) in enumerate(zip(results, curves, strict=True)):
@@ -153,7 +153,7 @@ def _draw_curves(
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         title = ", ".join(comparison.keys) or None
         figure.legend(loc="outside lower center", title=title, handlelength=2.2, labelspacing=0.3)
-        png = _to_png(figure)
+        png = to_png(figure)
     shown = [result.arm for result, curve in zip(results, curves, strict=True) if curve is not None]
     where = f" on {', '.join(shown[0].task)}" if shown[0].task else ""
     return Picture(
@@ -188,7 +188,7 @@ def _draw_curve(axes: Axes, number: int, label: str, curve: Curve | None) -> Non
 
 
 def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str) -> Picture:
-    with _plain_style():
+    with plain_style():
         figure = Figure(figsize=(_COLUMN_INCHES, 0.9 + 0.36 * len(results)), layout="constrained")
         axes = figure.add_subplot()
         for row, result in enumerate(results):
@@ -200,7 +200,7 @@ def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str)
         axes.set_xlabel("Return per episode on the report seeds")
         if comparison.keys:
             axes.set_title(", ".join(comparison.keys), loc="left", fontsize=9)
-        png = _to_png(figure)
+        png = to_png(figure)
     where = f" on {', '.join(results[0].arm.task)}" if results[0].arm.task else ""
     return Picture(
         name,
@@ -246,7 +246,7 @@ def _count(result: ArmResult) -> str:
 
 
 @contextmanager
-def _plain_style() -> Iterator[None]:
+def plain_style() -> Iterator[None]:
     """Draw in our style whatever a user's own matplotlibrc says, and leave theirs as it was."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -254,7 +254,8 @@ def _plain_style() -> Iterator[None]:
         yield
 
 
-def _to_png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Give a figure as PNG, the same bytes each time."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, NullLocator, PercentFormatter
 
-from analysis.figures import MAX_ARMS, Picture, _plain_style, _to_png, align_curve, collect_points, compute_band
+from analysis.figures import MAX_ARMS, Picture, plain_style, to_png, align_curve, collect_points, compute_band
 from analysis.ladder_rungs import RUNG_KEYS, Ladder, Rung
 from analysis.ladder_runs import find_median
 from analysis.ladder_tables import NAME
@@ -31,12 +31,12 @@ def draw_ladder(ladder: Ladder) -> Picture | None:
     if not runs:
         return None
     points = collect_points(ladder.data)
-    with _plain_style():
+    with plain_style():
         figure = Figure(figsize=(_WIDTH, _HEIGHT * len(sides)), layout="constrained")
         rows = figure.subfigures(len(sides), 1, squeeze=False)[:, 0]
         for row, (side, rungs) in zip(rows, sides, strict=True):
             _draw_side(row, ladder, ladder.name_side(side), rungs, points)
-        png = _to_png(figure)
+        png = to_png(figure)
     notes = [
         "Left: evaluations on the selection seeds, IQM over finished runs against their median wall time, with its "
         "95 % interval. Right: medians, IQM of the final evaluation with its interval (hollow: not ranked), and the "

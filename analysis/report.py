@@ -64,7 +64,7 @@ def write_report(experiment_dir: Path | str, patience_s: float = LOCK_PATIENCE_S
     read_plan(folder)
     target = folder / "report"
     target.mkdir(exist_ok=True)
-    with _hold_lock(target / ".lock", patience_s):
+    with hold_lock(target / ".lock", patience_s):
         report = compose_report(load_runs(folder))
         files = render_files(report)
         _replace_files(target, files)
@@ -97,7 +97,12 @@ def _replace_files(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def _hold_lock(path: Path, patience_s: float) -> Iterator[None]:
+def hold_lock(path: Path, patience_s: float) -> Iterator[None]:
+    """Hold a lock file's lock, so that two reports of one experiment never mix.
+
+    Raises:
+        ReportBusyError: somebody else held it for longer than `patience_s` seconds.
+    """
     end = time.monotonic() + patience_s
     while (descriptor := acquire_lock(path)) is None:
         if time.monotonic() >= end:
