@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, NullLocator, PercentFormatter
 
-from analysis.figures import MAX_ARMS, Picture, plain_style, to_png, align_curve, collect_points, compute_band
+from analysis.figures import MAX_ARMS, Picture, align_curve, collect_points, compute_band, plain_style, to_png
 from analysis.ladder_rungs import RUNG_KEYS, Ladder, Rung
 from analysis.ladder_runs import find_median
 from analysis.ladder_tables import NAME
