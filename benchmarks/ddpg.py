@@ -36,9 +36,11 @@ from experiment.provenance import describe_machine
 from experiment.run import Run
 from rl import fast_ddpg
 from rl.buffers import Batch
-from rl.ddpg import DDPGTrainer, build_trainer
+from rl.ddpg import DDPGAgent
 from rl.ddpg_config import DDPGConfig
 from rl.networks import NumpyActor
+from rl.off_policy import OffPolicyTrainer
+from rl.residual import ActionMap
 from training.loop import fit
 from training.session import Attempt
 
@@ -102,9 +104,9 @@ def as_train_does() -> Iterator[None]:
         torch.set_deterministic_debug_mode("default")
 
 
-def update_by_hand(trainer: DDPGTrainer) -> None:
-    """Let a trainer's agent update by hand rather than by autograd."""
-    agent, config = trainer.agent, trainer.config
+def build_fast_agent(config: DDPGConfig, obs_dim: int, action_dim: int, device: torch.device) -> DDPGAgent:
+    """Give an agent that updates by hand rather than by autograd."""
+    agent = DDPGAgent(config, obs_dim, action_dim, device)
     fast = fast_ddpg.FastUpdate(
         agent.actor,
         agent.critic,
@@ -112,13 +114,17 @@ def update_by_hand(trainer: DDPGTrainer) -> None:
         agent.target_critic,
         actor_learning_rate=config.learning_rate,
         critic_learning_rate=config.learning_rate,
-        discount=config.discount,
+        action_map=ActionMap(action_dim),
         tau=config.tau,
         max_grad_norm=config.max_grad_norm,
     )
     agent.actor_optimizer, agent.critic_optimizer = fast.actor_optimizer, fast.critic_optimizer
     agent._numpy_actor = NumpyActor(agent.actor)
     agent.update = fast.update  # type: ignore[method-assign]
+    return agent
+
+
+AGENTS = {"autograd": DDPGAgent, "by hand": build_fast_agent}
 
 
 class Stopwatch:
@@ -138,15 +144,13 @@ class Stopwatch:
         return self._asked > self._last
 
 
-def time_our_loop(case: Case, steps: int, *, by_hand: bool) -> float:
+def time_our_loop(case: Case, steps: int, agent: str) -> float:
     """Give CPU seconds a step of a run of its own, through the loop that every run goes through."""
     config, stopwatch = case.build_config(), Stopwatch(LEARNING_STARTS + WARM_STEPS, steps)
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder, as_train_does():
         run = Run.create_path(Path(folder), "ddpg", config.run_id())
         run.folder.mkdir()
-        trainer = build_trainer(config, torch.device("cpu"))
-        if by_hand:
-            update_by_hand(trainer)
+        trainer = OffPolicyTrainer(config, torch.device("cpu"), AGENTS[agent])
         attempt = Attempt(1, "cpu", 1, "benchmark")
         fit(trainer, run, config, attempt, should_stop=stopwatch.should_stop, say=lambda line: None)
         trainer.close()
@@ -245,25 +249,22 @@ def measure_loops(case: Case, repetitions: int, steps: int) -> dict[str, float]:
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(repetitions):
         times["peer"].append(time_peer_loop(peer, steps))
-        times["autograd"].append(time_our_loop(case, steps, by_hand=False))
-        times["by hand"].append(time_our_loop(case, steps, by_hand=True))
+        for agent in AGENTS:
+            times[agent].append(time_our_loop(case, steps, agent))
     peer.env.close()
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
 def measure_updates(case: Case, repetitions: int, times: int) -> dict[str, float]:
     """Give CPU milliseconds of an update by autograd and by hand, and of its products."""
-    agents, batch = {}, None
-    for name in ("autograd", "by hand"):
-        trainer = build_trainer(case.build_config(), torch.device("cpu"))
+    agents, batches = {}, {}
+    for name, build_agent in AGENTS.items():
+        trainer = OffPolicyTrainer(case.build_config(), torch.device("cpu"), build_agent)
         for _ in range(LEARNING_STARTS):
             trainer.train_step()
-        if name == "by hand":
-            update_by_hand(trainer)
-        batch = trainer._buffer.sample(case.batch_size)
-        agents[name] = trainer.agent
+        agents[name], batches[name] = trainer.agent, trainer._buffer.sample(case.batch_size)
         trainer.close()
-    assert batch is not None
+    batch = batches["by hand"]
     products = record_products(agents["by hand"].update, batch)
     assert len(products) == count_products(case), len(products)
     seconds: dict[str, list[float]] = defaultdict(list)

@@ -16,6 +16,7 @@ from torch import Tensor
 from rl.adam import Adam
 from rl.buffers import Batch
 from rl.networks import MLP, Actor, Critic
+from rl.residual import ActionMap
 
 ONEDNN_FROM = 2**20
 """Number of multiplications from which oneDNN gets a product; for smaller ones, calling it costs more than it gains."""
@@ -161,7 +162,7 @@ class FastUpdate:
     Args:
         actor, critic, target_actor, target_critic: on the CPU, in float32 or, for tests, float64.
         actor_learning_rate, critic_learning_rate: of the two Adams, which begin anew.
-        discount: per environment step, in (0, 1].
+        action_map: from the actor's own actions to those that the critic values.
         tau: part of the way to the networks that the targets take.
         max_grad_norm: longer gradients are shortened to it, each network's on its own; 0 means never.
 
@@ -178,7 +179,7 @@ class FastUpdate:
         *,
         actor_learning_rate: float,
         critic_learning_rate: float,
-        discount: float,
+        action_map: ActionMap,
         tau: float,
         max_grad_norm: float,
     ) -> None:
@@ -186,7 +187,7 @@ class FastUpdate:
         self._target_actor, self._target_critic = FlatMLP(target_actor.mlp), FlatMLP(target_critic.mlp)
         self.actor_optimizer = FlatAdam(self._actor, actor_learning_rate)
         self.critic_optimizer = FlatAdam(self._critic, critic_learning_rate)
-        self._discount = discount
+        self._map = action_map
         self._tau = tau
         self._max_grad_norm = max_grad_norm
 
@@ -216,21 +217,31 @@ class FastUpdate:
     def _give_target(self, batch: Batch) -> Tensor:
         """Give `r + discount * Q'(s', mu'(s'))` of shape (batch, 1); only `terminated` cuts the bootstrap."""
         next_obs = batch.next_obs.contiguous()
-        next_action = self._target_actor.forward(next_obs)[-1].tanh_()
+        next_action = self._map.execute_tensor(next_obs, self._target_actor.forward(next_obs)[-1].tanh_())
         next_value = self._target_critic.forward(torch.cat([next_obs, next_action], dim=1))[-1]
-        return batch.reward + self._discount * (1 - batch.terminated) * next_value
+        return batch.reward + batch.discount * (1 - batch.terminated) * next_value
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """Descend minus the mean of `Q(s, mu(s))`; the derivative of tanh is `1 - tanh**2`."""
         actor_values = self._actor.forward(batch.obs.contiguous())
-        action = actor_values[-1].tanh_()
-        critic_values = self._critic.forward(torch.cat([batch.obs, action], dim=1))
+        own = actor_values[-1].tanh_()
+        executed = self._map.execute_tensor(batch.obs, own)
+        critic_values = self._critic.forward(torch.cat([batch.obs, executed], dim=1))
         value = critic_values[-1]
         slope = torch.full_like(value, -1 / len(value))
         slope = self._critic.backward_to_features(critic_values, slope, first_column=batch.obs.shape[1])
-        self._actor.backward(actor_values, slope * (1 - action * action))
+        slope = self._pass_back_to_own(batch.obs, own, slope)
+        self._actor.backward(actor_values, slope * (1 - own * own))
         metrics = {"train/actor_loss": -value.mean()}
         return metrics | self._descend(self._actor, self.actor_optimizer, "train/actor_grad_norm")
+
+    def _pass_back_to_own(self, obs: Tensor, own: Tensor, slope: Tensor) -> Tensor:
+        """Give the derivative by the actor's own actions from that by the executed ones, all (batch, action_dim)."""
+        delta = self._map.delta
+        if delta is None:
+            return slope
+        unclipped = obs[:, -self._map.action_dim :] + delta * own
+        return slope * (delta * (unclipped.abs() <= 1))
 
     def _descend(self, network: FlatMLP, optimizer: FlatAdam, norm_name: str) -> dict[str, Tensor]:
         """Take one optimizer step along the gradients that `backward` wrote, shortened if they are too long."""

@@ -17,6 +17,7 @@ from rl.ddpg import DDPGAgent
 from rl.ddpg_config import DDPGConfig
 from rl.fast_ddpg import FastUpdate, multiply
 from rl.networks import NumpyActor
+from rl.residual import ActionMap
 
 OBS, ACTION, BATCH = 5, 2, 24
 NETWORKS = ("actor", "critic", "target_actor", "target_critic")
@@ -24,11 +25,14 @@ OPTIMIZERS = ("actor_optimizer", "critic_optimizer")
 ACTOR_RATE, CRITIC_RATE, DISCOUNT, TAU = 1e-3, 2e-3, 0.9, 0.05
 
 
-def make_agent(dtype: torch.dtype, hidden_dims: list[int], max_grad_norm: float = 0.0) -> DDPGAgent:
-    """An agent that updates by autograd, with targets that differ from its networks."""
+def make_agent(
+    dtype: torch.dtype, hidden_dims: list[int], max_grad_norm: float = 0.0, delta: float | None = None
+) -> DDPGAgent:
+    """An agent that updates by autograd, with targets that differ from its networks; residual with a `delta`."""
     rates = {"actor_learning_rate": ACTOR_RATE, "critic_learning_rate": CRITIC_RATE}
     settings = {"algorithm_name": "ddpg", "env_name": "Pendulum-v1", "hidden_dims": hidden_dims, "tau": TAU}
-    config = DDPGConfig.from_settings(settings | rates | {"discount": DISCOUNT, "max_grad_norm": max_grad_norm})
+    residual = {} if delta is None else {"base_controller": "pendulum_energy", "delta_scale_max": delta}
+    config = DDPGConfig.from_settings(settings | rates | residual | {"max_grad_norm": max_grad_norm})
     agent = DDPGAgent(config, OBS, ACTION, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     for network in (agent.actor, agent.critic, agent.target_actor, agent.target_critic):
@@ -42,7 +46,7 @@ def make_agent(dtype: torch.dtype, hidden_dims: list[int], max_grad_norm: float 
 class FastAgent:
     """The four networks of an agent, copied, and their update by hand."""
 
-    def __init__(self, agent: DDPGAgent, max_grad_norm: float = 0.0) -> None:
+    def __init__(self, agent: DDPGAgent, max_grad_norm: float = 0.0, delta: float | None = None) -> None:
         self.actor, self.critic = copy.deepcopy(agent.actor), copy.deepcopy(agent.critic)
         self.target_actor, self.target_critic = copy.deepcopy(agent.target_actor), copy.deepcopy(agent.target_critic)
         self.fast = FastUpdate(
@@ -52,7 +56,7 @@ class FastAgent:
             self.target_critic,
             actor_learning_rate=ACTOR_RATE,
             critic_learning_rate=CRITIC_RATE,
-            discount=DISCOUNT,
+            action_map=ActionMap(ACTION, delta),
             tau=TAU,
             max_grad_norm=max_grad_norm,
         )
@@ -70,13 +74,15 @@ class FastAgent:
 
 
 def make_batch(seed: int, dtype: torch.dtype, size: int = BATCH) -> Batch:
-    """A batch as the buffer gives it: views of one tensor of packed rows."""
+    """A batch as the buffer gives it: views of one tensor of packed rows; every other one has n-step discounts."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(size, 2 * OBS + ACTION + 2, generator=generator, dtype=dtype)
     rows[:, OBS : OBS + ACTION].clamp_(-1, 1)
     rows[:, OBS + ACTION + 1] = (rows[:, OBS + ACTION + 1] > 1).to(dtype)
-    parts = rows.split_with_sizes([OBS, ACTION, 1, 1, OBS], dim=1)
-    return Batch(*parts, discount=torch.tensor(DISCOUNT, dtype=dtype))
+    obs, action, reward, terminated, next_obs = rows.split_with_sizes([OBS, ACTION, 1, 1, OBS], dim=1)
+    steps = torch.randint(1, 4, (size, 1), generator=generator) if seed % 2 else torch.tensor(1)
+    discount = torch.tensor(DISCOUNT, dtype=dtype) ** steps
+    return Batch(obs, action, reward, terminated, next_obs, discount)
 
 
 def list_tensors(state: dict[str, Any], path: str = "") -> dict[str, Tensor]:
@@ -100,11 +106,24 @@ def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert tensor.numpy().tobytes() == right[path].numpy().tobytes(), path
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 0.1])
-@pytest.mark.parametrize("hidden_dims", [[16], [16, 12], [12, 16, 8]], ids=str)
-def test_a_thousand_updates_equal_those_of_autograd(hidden_dims: list[int], max_grad_norm: float) -> None:
-    agent = make_agent(torch.float64, hidden_dims, max_grad_norm)
-    by_hand = FastAgent(agent, max_grad_norm)
+@pytest.mark.parametrize(
+    ("hidden_dims", "max_grad_norm", "delta"),
+    [
+        ([16], 0.0, None),
+        ([16], 0.1, None),
+        ([16, 12], 0.0, None),
+        ([16, 12], 0.1, None),
+        ([12, 16, 8], 0.0, None),
+        ([12, 16, 8], 0.1, None),
+        ([16, 12], 0.0, 0.4),
+    ],
+    ids=str,
+)
+def test_a_thousand_updates_equal_those_of_autograd(
+    hidden_dims: list[int], max_grad_norm: float, delta: float | None
+) -> None:
+    agent = make_agent(torch.float64, hidden_dims, max_grad_norm, delta)
+    by_hand = FastAgent(agent, max_grad_norm, delta)
     start = {path: tensor.clone() for path, tensor in list_tensors(agent.state_dict()).items()}
     clipped = 0
     for number in range(1000):
