@@ -43,6 +43,8 @@ def count_parameters(config: DDPGConfig) -> dict[str, int]:
 class DDPGTrainer(OffPolicyTrainer):
     """DDPG in its environments."""
 
+    agent: DDPGAgent
+
     def __init__(self, config: DDPGConfig, device: torch.device) -> None:
         super().__init__(config, device, DDPGAgent)
 

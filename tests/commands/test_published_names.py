@@ -8,6 +8,8 @@ from pathlib import Path
 
 from experiment.arguments import build_parser
 from rl.ddpg_config import DDPGConfig
+from rl.sac_config import SACConfig
+from rl.td3_config import TD3Config
 from training.config import TrainerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +22,10 @@ DDPG_KEYS = {
     "learning_rate", "actor_learning_rate", "critic_learning_rate", "discount", "tau", "hidden_dims", "noise_type",
     "noise_std", "ou_theta", "max_grad_norm", "updates_per_step", "n_step", "normalize_obs", "normalize_reward",
     "base_controller", "delta_scale_max",
+}  # fmt: skip
+TD3_KEYS = DDPG_KEYS | {"target_noise_std", "target_noise_clip", "policy_delay"}
+SAC_KEYS = DDPG_KEYS - {"noise_type", "noise_std", "ou_theta"} | {
+    "temperature", "temperature_learning_rate", "target_entropy",
 }  # fmt: skip
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",
@@ -36,8 +42,10 @@ def test_keys_that_every_trainer_reads_are_there() -> None:
     assert set(TrainerConfig.model_fields) == COMMON_KEYS
 
 
-def test_keys_of_ddpg_are_there() -> None:
+def test_keys_of_ddpg_td3_and_sac_are_there() -> None:
     assert set(DDPGConfig.model_fields) - COMMON_KEYS == DDPG_KEYS
+    assert set(TD3Config.model_fields) - COMMON_KEYS == TD3_KEYS
+    assert set(SACConfig.model_fields) - COMMON_KEYS == SAC_KEYS
 
 
 def test_flags_of_the_runner_are_there() -> None:
@@ -82,3 +90,6 @@ def test_every_key_is_explained() -> None:
     spec, ddpg = (ROOT / "docs/spec.md").read_text(), (ROOT / "docs/ddpg.md").read_text()
     assert [key for key in COMMON_KEYS if f"| `{key}`" not in spec] == []
     assert [key for key in DDPG_KEYS if f"`{key}`" not in ddpg] == []
+    for name, keys in (("td3", TD3_KEYS), ("sac", SAC_KEYS)):
+        page = (ROOT / f"docs/{name}.md").read_text()
+        assert [key for key in keys - DDPG_KEYS if f"| `{key}`" not in page] == []

@@ -18,7 +18,9 @@ from training.checkpoint import load_checkpoint
 from training.resources import hash_state
 
 ROOT = Path(__file__).parents[2]
-BASE = ["--algorithm_name", "ddpg", "--hidden_dims", "32", "32", "--batch_size", "32", "--noise_type", "ou"]
+BASE = ["--hidden_dims", "32", "32", "--batch_size", "32"]
+DDPG, TD3 = "--algorithm_name ddpg --noise_type ou", "--algorithm_name td3 --noise_type ou"
+EVERYTHING = "--num_envs 3 --n_step 3 --normalize_obs true --normalize_reward true"
 
 
 def start(folder: Path, settings: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -125,7 +127,7 @@ def check_straight_equals_resumed(folder: Path, settings: str, kills: int, steps
 
 
 def test_a_pendulum_run_killed_twice_ends_in_the_same_bits(tmp_path: Path) -> None:
-    settings = "--env_name Pendulum-v1 --learning_starts 200 --save_freq 130"
+    settings = f"{DDPG} --env_name Pendulum-v1 --learning_starts 200 --save_freq 130"
     more = "--eval_freq 400 --num_eval 2 --log_freq 90"
     check_straight_equals_resumed(tmp_path, f"{settings} {more}", kills=2, steps=2500)
 
@@ -133,22 +135,34 @@ def test_a_pendulum_run_killed_twice_ends_in_the_same_bits(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", ["Pendulum-v1", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
 def test_a_run_killed_twenty_times_ends_in_the_same_bits(tmp_path: Path, environment: str) -> None:
-    settings = f"--env_name {environment} --learning_starts 500 --save_freq 100"
+    settings = f"{DDPG} --env_name {environment} --learning_starts 500 --save_freq 100"
+    more = "--eval_freq 700 --num_eval 3 --log_freq 60"
+    check_straight_equals_resumed(tmp_path, f"{settings} {more}", kills=20, steps=6000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["Pendulum-v1", "HalfCheetah-v5"])
+@pytest.mark.parametrize("algorithm", [TD3, "--algorithm_name sac"], ids=["td3", "sac"])
+def test_a_run_with_everything_switched_on_ends_in_the_same_bits(
+    tmp_path: Path, algorithm: str, environment: str
+) -> None:
+    settings = f"{algorithm} {EVERYTHING} --env_name {environment} --learning_starts 500 --save_freq 99"
     more = "--eval_freq 700 --num_eval 3 --log_freq 60"
     check_straight_equals_resumed(tmp_path, f"{settings} {more}", kills=20, steps=6000)
 
 
 @pytest.mark.parametrize("environment", ["Pendulum-v1", pytest.param("Humanoid-v5", marks=pytest.mark.slow)])
 def test_evaluating_changes_no_bit_of_training(tmp_path: Path, environment: str) -> None:
-    settings = f"--env_name {environment} --max_timesteps 900 --learning_starts 200 --keep_replay true".split()
+    words = f"{DDPG} --env_name {environment} --max_timesteps 900 --learning_starts 200 --keep_replay true"
+    settings = words.split()
     often = train_straight(tmp_path / "often", [*settings, "--eval_freq", "100", "--num_eval", "2"])
     never = train_straight(tmp_path / "never", [*settings, "--eval_freq", "0"])
     assert hash_state(dict(read_state(often))) == hash_state(dict(read_state(never)))
 
 
 def test_training_stopped_by_sigterm_checkpoints_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    settings = "--env_name Pendulum-v1 --max_timesteps 1500 --learning_starts 200 --save_freq 0 --keep_replay true"
-    words = [*settings.split(), "--log_freq", "100", "--eval_freq", "0"]
+    settings = f"{DDPG} --env_name Pendulum-v1 --max_timesteps 1500 --learning_starts 200 --save_freq 0"
+    words = [*settings.split(), "--keep_replay", "true", "--log_freq", "100", "--eval_freq", "0"]
     straight = train_straight(tmp_path / "straight", words)
     folder = tmp_path / "stopped"
     folder.mkdir()

@@ -17,7 +17,7 @@ from training.rowlog import RowLog
 
 BuildTrainer = Any
 MIDWAY, END = 137, 290
-ALGORITHMS = ("ddpg",)
+ALGORITHMS = ("ddpg", "td3", "sac")
 
 
 def run_steps(trainer: OffPolicyTrainer, number: int) -> None:

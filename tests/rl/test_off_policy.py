@@ -15,7 +15,7 @@ from rl.residual import ActionMap
 from training.protocol import Episode, StepResult
 
 BuildTrainer = Any
-ALGORITHMS = ["ddpg"]
+ALGORITHMS = ["ddpg", "td3", "sac"]
 RESIDUAL = {"base_controller": "pendulum_energy", "delta_scale_max": 0.4}
 
 

@@ -12,7 +12,7 @@ from experiment.problems import SettingsError
 from rl.off_policy_config import OffPolicyConfig
 from train import build_config
 
-ALGORITHMS = ["ddpg"]
+ALGORITHMS = ["ddpg", "td3", "sac"]
 
 
 def make_config(**settings: Any) -> OffPolicyConfig:
