@@ -118,6 +118,27 @@ def test_the_actor_loss_and_its_gradient_are_those_written_by_hand() -> None:
     assert metrics["train/actor_loss"].item() == loss.item()
 
 
+def test_corrections_are_added_to_the_base_action_before_they_are_valued() -> None:
+    """The base action is the last part of the observation."""
+    agent, batch = make_agent(), make_batch()
+    obs, action, next_obs = batch.obs.numpy(), batch.action.numpy(), batch.next_obs.numpy()
+
+    def execute(actor: Any, seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        own = np.tanh(run_forward(read_layers(actor), seen)[0])
+        return np.hstack([seen, np.clip(seen[:, -ACTION:] + 0.25 * own, -1, 1)])
+
+    next_value, _ = run_forward(read_layers(agent.target_critic), execute(agent.target_actor, next_obs))
+    target = batch.reward.numpy() + 0.9 * (1 - batch.terminated.numpy()) * next_value
+    value, _ = run_forward(read_layers(agent.critic), np.hstack([obs, action]))
+    expected, _ = run_forward(read_layers(agent.critic), execute(agent.actor, obs))
+    residual = ActionMap(ACTION, 0.25)
+    loss, _ = critic_loss(agent.critic, agent.target_actor, agent.target_critic, batch, residual)
+    assert loss.item() == pytest.approx(((value - target) ** 2).mean(), rel=1e-12)
+    assert actor_loss(agent.actor, agent.critic, batch, residual)[0].item() == pytest.approx(
+        -expected.mean(), rel=1e-12
+    )
+
+
 def test_one_step_on_a_fixed_batch_lowers_each_loss() -> None:
     agent, batch = make_agent(learning_rate=1e-3), make_batch()
 

@@ -124,6 +124,36 @@ def test_the_actor_loss_is_the_one_written_by_hand() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
+def test_corrections_are_added_to_the_base_action_before_they_are_valued() -> None:
+    """The entropy is that of the policy's own action."""
+    agent, batch, noise = make_agent(), make_batch(), draw_noise(6)
+    temperature = torch.tensor(0.7, dtype=torch.float64)
+
+    def judge(critics: Any, obs: torch.Tensor) -> torch.Tensor:
+        mean, std, distribution = describe(agent.actor, obs)
+        own = torch.tanh(mean + std * noise)
+        executed = torch.clamp(obs[:, -ACTION:] + 0.25 * own, -1, 1)
+        values = (critic(obs, executed) for critic in (critics.first, critics.second))
+        soft_value: torch.Tensor = torch.min(*values) - 0.7 * distribution.log_prob(own)[:, None]
+        return soft_value
+
+    residual = ActionMap(ACTION, 0.25)
+    loss, _ = actor_loss(agent.actor, agent.critic, batch, residual, temperature, noise)
+    assert loss.item() == pytest.approx(-judge(agent.critic, batch.obs).mean().item(), rel=1e-7)
+    _, metrics = critic_loss(agent.critic, agent.actor, agent.target_critic, batch, residual, temperature, noise)
+    future = batch.discount * (1 - batch.terminated) * judge(agent.target_critic, batch.next_obs)
+    expected = (batch.reward + future).detach().numpy().std()
+    assert metrics["train/target_std"].item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_the_entropy_to_come_to_is_minus_the_number_of_actions_unless_set() -> None:
+    """Of a policy whose entropy is between two targets, the temperature falls for the one and rises for the other."""
+    for settings, rises in (({}, False), ({"target_entropy": 10.0}, True)):
+        agent = make_agent(**settings)
+        assert -2 < agent.update(make_batch())["train/entropy"].item() < 10
+        assert (agent.log_temperature.item() > 0) == rises
+
+
 @pytest.mark.parametrize(("entropy", "rises"), [(-3.0, True), (-1.0, False)])
 def test_the_temperature_rises_while_the_entropy_is_below_its_target(entropy: float, rises: bool) -> None:
     log_temperature = torch.tensor(0.3, requires_grad=True)

@@ -114,6 +114,10 @@ def test_corrections_are_smoothed_before_they_are_added_to_the_base_action() -> 
     action_map = ActionMap(ACTION, 0.25)
     _, metrics = critic_loss(agent.critic, agent.target_actor, targets, batch, action_map, smoothing)
     assert metrics["train/target_std"].item() == pytest.approx(target.std(), rel=1e-12)
+    obs = batch.obs.numpy()
+    executed = np.clip(obs[:, -ACTION:] + 0.25 * np.tanh(run_forward(agent.actor, obs)), -1, 1)
+    loss, _ = actor_loss(agent.actor, agent.critic, batch, action_map)
+    assert loss.item() == pytest.approx(-run_forward(agent.critic.first, np.hstack([obs, executed])).mean(), rel=1e-12)
 
 
 class PlainTD3:
