@@ -285,6 +285,18 @@ def test_what_is_executed_is_what_is_stored_and_valued(small_trainer: BuildTrain
     assert (batch.action - batch.obs[:, 3:]).abs().max() <= 0.4 + 1e-6
 
 
+def test_the_base_action_reaches_actor_and_critic_as_it_is(small_trainer: BuildTrainer) -> None:
+    trainer = small_trainer(**RESIDUAL, normalize_obs=True, learning_starts=50)
+    given = record_given(trainer)
+    run_steps(trainer, 120)
+    rows = trainer._buffer._rows[:120]
+    assert given["obs"][-1][0, 3] == rows[-1, 3]
+    assert not np.isclose(given["obs"][-1][0, :3], rows[-1, :3]).any()
+    batch = given["batches"][-1]
+    assert set(batch.obs[:, 3].tolist()) <= set(rows[:, 3].tolist())
+    assert set(batch.next_obs[:, 3].tolist()) <= set(rows[:, 10].tolist())
+
+
 def test_sizes_count_the_base_action(small_trainer: BuildTrainer) -> None:
     assert find_sizes(small_trainer().config).obs_dim == 3
     trainer = small_trainer(**RESIDUAL)
