@@ -36,11 +36,9 @@ from experiment.provenance import describe_machine
 from experiment.run import Run
 from rl import fast_ddpg
 from rl.buffers import Batch
-from rl.ddpg import DDPGAgent
+from rl.ddpg import DDPGAgent, build_agent
 from rl.ddpg_config import DDPGConfig
-from rl.networks import NumpyActor
 from rl.off_policy import OffPolicyTrainer
-from rl.residual import ActionMap
 from training.loop import fit
 from training.session import Attempt
 
@@ -104,27 +102,7 @@ def as_train_does() -> Iterator[None]:
         torch.set_deterministic_debug_mode("default")
 
 
-def build_fast_agent(config: DDPGConfig, obs_dim: int, action_dim: int, device: torch.device) -> DDPGAgent:
-    """Give an agent that updates by hand rather than by autograd."""
-    agent = DDPGAgent(config, obs_dim, action_dim, device)
-    fast = fast_ddpg.FastUpdate(
-        agent.actor,
-        agent.critic,
-        agent.target_actor,
-        agent.target_critic,
-        actor_learning_rate=config.learning_rate,
-        critic_learning_rate=config.learning_rate,
-        action_map=ActionMap(action_dim),
-        tau=config.tau,
-        max_grad_norm=config.max_grad_norm,
-    )
-    agent.actor_optimizer, agent.critic_optimizer = fast.actor_optimizer, fast.critic_optimizer
-    agent._numpy_actor = NumpyActor(agent.actor)
-    agent.update = fast.update  # type: ignore[method-assign]
-    return agent
-
-
-AGENTS = {"autograd": DDPGAgent, "by hand": build_fast_agent}
+AGENTS = {"autograd": DDPGAgent, "by hand": build_agent}
 
 
 class Stopwatch:
@@ -263,8 +241,8 @@ def measure_loops(case: Case, repetitions: int, steps: int) -> dict[str, float]:
 def measure_updates(case: Case, repetitions: int, times: int) -> dict[str, float]:
     """Give CPU milliseconds of an update by autograd and by hand, and of its products."""
     agents, batches = {}, {}
-    for name, build_agent in AGENTS.items():
-        trainer = OffPolicyTrainer(case.build_config(), torch.device("cpu"), build_agent)
+    for name, build in AGENTS.items():
+        trainer = OffPolicyTrainer(case.build_config(), torch.device("cpu"), build)
         for _ in range(LEARNING_STARTS):
             trainer.train_step()
         agents[name], batches[name] = trainer.agent, trainer._buffer.sample(case.batch_size)

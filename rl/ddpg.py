@@ -16,6 +16,7 @@ from torch.nn import functional
 from rl.adam import Adam, descend
 from rl.buffers import Batch
 from rl.ddpg_config import DDPGConfig
+from rl.fast_ddpg import FastUpdate
 from rl.networks import FINAL_BOUND, Actor, Critic, NumpyActor, build_target
 from rl.noise import build_noise
 from rl.off_policy import Metrics, OffPolicyTrainer, count_network_parameters, find_sizes
@@ -46,7 +47,15 @@ class DDPGTrainer(OffPolicyTrainer):
     agent: DDPGAgent
 
     def __init__(self, config: DDPGConfig, device: torch.device) -> None:
-        super().__init__(config, device, DDPGAgent)
+        super().__init__(config, device, build_agent)
+
+
+def build_agent(config: DDPGConfig, obs_dim: int, action_dim: int, device: torch.device) -> DDPGAgent:
+    """Give an agent that updates by hand on the CPU, and by autograd elsewhere."""
+    agent = DDPGAgent(config, obs_dim, action_dim, device)
+    if device.type == "cpu":
+        agent.update_by_hand()
+    return agent
 
 
 def critic_loss(
@@ -84,7 +93,7 @@ def actor_loss(actor: Actor, critic: Critic, batch: Batch, action_map: ActionMap
 class DDPGAgent:
     """The four networks, two optimizers and the noise, and how one batch changes them."""
 
-    TRANSIENT: ClassVar = ("_device", "_map", "_tau", "_max_grad_norm", "_online", "_targets", "_numpy_actor")
+    TRANSIENT: ClassVar = ("_device", "_map", "_tau", "_max_grad_norm", "_online", "_targets", "_numpy_actor", "_fast")
 
     def __init__(self, config: DDPGConfig, obs_dim: int, action_dim: int, device: torch.device) -> None:
         self._device = device
@@ -106,6 +115,7 @@ class DDPGAgent:
         self._online: list[Tensor] = [*actor_parameters, *critic_parameters]
         self._targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self._numpy_actor = NumpyActor(self.actor) if device.type == "cpu" else None
+        self._fast: FastUpdate | None = None
         self._noise = build_noise(
             config.noise_type,
             (config.num_envs, action_dim),
@@ -133,8 +143,26 @@ class DDPGAgent:
         """Forget the noise of an environment in which an episode begins."""
         self._noise.reset(env)
 
+    def update_by_hand(self) -> None:
+        """Go over from autograd to the same arithmetic written out, on the CPU, before the first update."""
+        self._fast = FastUpdate(
+            self.actor,
+            self.critic,
+            self.target_actor,
+            self.target_critic,
+            actor_learning_rate=self.actor_optimizer.learning_rate,
+            critic_learning_rate=self.critic_optimizer.learning_rate,
+            action_map=self._map,
+            tau=self._tau,
+            max_grad_norm=self._max_grad_norm,
+        )
+        self.actor_optimizer, self.critic_optimizer = self._fast.actor_optimizer, self._fast.critic_optimizer
+        self._numpy_actor = NumpyActor(self.actor)  # the parameters have moved
+
     def update(self, batch: Batch) -> Metrics:
         """Move critic, actor and targets by one step each, in this order, and give named numbers without a sync."""
+        if self._fast is not None:
+            return self._fast.update(batch)
         loss, metrics = critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map)
         norm = descend(loss, self.critic_optimizer, self._max_grad_norm)
         if norm is not None:

@@ -25,11 +25,14 @@ def test_every_shipped_spec_can_be_planned(path: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_ddpg_learns_pendulum_on_ten_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("algorithm", ["ddpg", "sac"])
+def test_the_pendulum_is_learned_on_ten_seeds(
+    tmp_path: Path, algorithm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [
         "run_experiment.py",
         "-e",
-        "exp_specs/ddpg/pendulum.yaml",
+        f"exp_specs/{algorithm}/pendulum.yaml",
         "-g",
         "cpu",
         "--plain",
@@ -42,5 +45,5 @@ def test_ddpg_learns_pendulum_on_ten_seeds(tmp_path: Path, capsys: pytest.Captur
     assert len(means) == 10
     iqm = float(interquartile_mean(means))
     with capsys.disabled():
-        print(f"\nDDPG, Pendulum-v1, 10,000 steps, 10 seeds: IQM {iqm:.1f}, worst {min(means):.1f}")
+        print(f"\n{algorithm}, Pendulum-v1, 10,000 steps, 10 seeds: IQM {iqm:.1f}, worst {min(means):.1f}")
     assert iqm >= -200
