@@ -96,6 +96,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def repairs_path(self) -> Path:
+        """What the training-health guard keeps over a roll-back; beside the checkpoints, with which it is archived."""
+        return self.checkpoints_dir / "repairs.json"
+
+    @property
     def tensorboard_dir(self) -> Path:
         return self.folder / "tensorboard"
 

@@ -115,6 +115,10 @@ class ReplayBuffer:
             row[end + 2 :] = next_obs
         self._total += 1
 
+    def reseed(self, generator: np.random.Generator) -> None:
+        """Draw from another generator from here on."""
+        self._generator = generator
+
     def sample(self, batch_size: int) -> Batch:
         """Give a batch drawn uniformly with replacement.
 

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam, descend
+from rl.adam import Adam
 from rl.buffers import Batch
 from rl.ddpg_config import DDPGConfig
 from rl.fast_ddpg import FastUpdate
+from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, Actor, Critic, NumpyActor, build_target
 from rl.noise import build_noise
-from rl.off_policy import Metrics, OffPolicyTrainer, count_network_parameters, find_sizes
+from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
+from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back
 from training.seeding import derive_seed, spawn_generator
 
 
@@ -59,7 +61,12 @@ def build_agent(config: DDPGConfig, obs_dim: int, action_dim: int, device: torch
 
 
 def critic_loss(
-    critic: Critic, target_actor: Actor, target_critic: Critic, batch: Batch, action_map: ActionMap
+    critic: Critic,
+    target_actor: Actor,
+    target_critic: Critic,
+    batch: Batch,
+    action_map: ActionMap,
+    vitals: Vitals | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Give the mean squared error of Q(s, a) against `r + discount * Q'(s', mu'(s'))`, and its named numbers.
 
@@ -73,6 +80,8 @@ def critic_loss(
         target = batch.reward + batch.discount * (1 - batch.terminated) * next_value
     value = critic(batch.obs, batch.action)
     loss = functional.mse_loss(value, target)
+    if vitals is not None:
+        vitals |= measure_critic([value], target, batch.reward, next_value, batch.discount)
     metrics = {
         "train/critic_loss": loss.detach(),
         "train/q_mean": value.detach().mean(),
@@ -81,19 +90,34 @@ def critic_loss(
     return loss, metrics
 
 
-def actor_loss(actor: Actor, critic: Critic, batch: Batch, action_map: ActionMap) -> tuple[Tensor, Metrics]:
+def actor_loss(
+    actor: Actor, critic: Critic, batch: Batch, action_map: ActionMap, vitals: Vitals | None = None
+) -> tuple[Tensor, Metrics]:
     """Give minus the mean value of the actor's own actions, and its named numbers.
 
     Source: Lillicrap et al. 2015, Algorithm 1: the sampled policy gradient is the gradient of this mean.
     """
-    loss = -critic(batch.obs, action_map.execute_tensor(batch.obs, actor(batch.obs))).mean()
+    own = actor(batch.obs)
+    if vitals is not None:
+        measure_when_passed_back(own, batch.obs, action_map, vitals)
+    loss = -critic(batch.obs, action_map.execute_tensor(batch.obs, own)).mean()
     return loss, {"train/actor_loss": loss.detach()}
 
 
 class DDPGAgent:
     """The four networks, two optimizers and the noise, and how one batch changes them."""
 
-    TRANSIENT: ClassVar = ("_device", "_map", "_tau", "_max_grad_norm", "_online", "_targets", "_numpy_actor", "_fast")
+    TRANSIENT: ClassVar = (
+        "_device",
+        "_map",
+        "_tau",
+        "_max_grad_norm",
+        "_online",
+        "_targets",
+        "_numpy_actor",
+        "_fast",
+        "_gated",
+    )
 
     def __init__(self, config: DDPGConfig, obs_dim: int, action_dim: int, device: torch.device) -> None:
         self._device = device
@@ -115,6 +139,8 @@ class DDPGAgent:
         self._online: list[Tensor] = [*actor_parameters, *critic_parameters]
         self._targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self._numpy_actor = NumpyActor(self.actor) if device.type == "cpu" else None
+        self._gated = config.guard == "repair"
+        self._place_gates()
         self._fast: FastUpdate | None = None
         self._noise = build_noise(
             config.noise_type,
@@ -139,6 +165,12 @@ class DDPGAgent:
         np.maximum(noisy, -1, out=noisy)
         return noisy
 
+    def value(self, obs: NDArray[np.float32], action: NDArray[np.float32]) -> float:
+        """Give the critic's value of an executed action, (action_dim,), at an observation, (obs_dim,)."""
+        with torch.no_grad():
+            tensors = (torch.from_numpy(part[None]).to(self._device) for part in (obs, action))
+            return float(self.critic(*tensors))
+
     def begin_episode(self, env: int) -> None:
         """Forget the noise of an environment in which an episode begins."""
         self._noise.reset(env)
@@ -157,24 +189,36 @@ class DDPGAgent:
             max_grad_norm=self._max_grad_norm,
         )
         self.actor_optimizer, self.critic_optimizer = self._fast.actor_optimizer, self._fast.critic_optimizer
+        self._place_gates()
         self._numpy_actor = NumpyActor(self.actor)  # the parameters have moved
 
-    def update(self, batch: Batch) -> Metrics:
-        """Move critic, actor and targets by one step each, in this order, and give named numbers without a sync."""
+    def _place_gates(self) -> None:
+        """Have both optimizers leave out steps that are out of all proportion, where the guard may repair."""
+        for optimizer in self._list_optimizers():
+            optimizer.gate = GradientGate(self._device) if self._gated else None
+
+    def update(self, batch: Batch, vitals: Vitals | None = None) -> Metrics:
+        """Move critic, actor and targets by one step each, in this order, and give named numbers without a sync.
+
+        Args:
+            vitals: filled for the training-health guard; None in an update that isn't measured.
+        """
         if self._fast is not None:
-            return self._fast.update(batch)
-        loss, metrics = critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map)
-        norm = descend(loss, self.critic_optimizer, self._max_grad_norm)
-        if norm is not None:
-            metrics["train/critic_grad_norm"] = norm
-        loss, actor_metrics = actor_loss(self.actor, self.critic, batch, self._map)
+            return self._fast.update(batch, vitals)
+        max_norm = self._max_grad_norm
+        loss, metrics = critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map, vitals)
+        descend_measured(loss, "critic", self.critic_optimizer, max_norm, metrics, vitals)
+        loss, actor_metrics = actor_loss(self.actor, self.critic, batch, self._map, vitals)
         metrics |= actor_metrics
-        norm = descend(loss, self.actor_optimizer, self._max_grad_norm)
-        if norm is not None:
-            metrics["train/actor_grad_norm"] = norm
+        descend_measured(loss, "actor", self.actor_optimizer, max_norm, metrics, vitals)
         with torch.no_grad():
             torch._foreach_lerp_(self._targets, self._online, self._tau)
         return metrics
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Take a multiple of the learning rates in the config."""
+        for optimizer in self._list_optimizers():
+            optimizer.scale_learning_rate(factor)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
@@ -191,6 +235,9 @@ class DDPGAgent:
         for name, part in self._list_parts().items():
             part.load_state_dict(state[name])
         self._noise.load_state_dict(state["noise"])
+
+    def _list_optimizers(self) -> list[Adam]:
+        return [self.actor_optimizer, self.critic_optimizer]
 
     def _list_parts(self) -> dict[str, nn.Module | Adam]:
         return {

@@ -17,6 +17,7 @@ from rl.adam import Adam
 from rl.buffers import Batch
 from rl.networks import MLP, Actor, Critic
 from rl.residual import ActionMap
+from rl.vitals import Metrics, Vitals, measure_critic, measure_stuck_share, note_length, note_weights
 
 ONEDNN_FROM = 2**20
 """Number of multiplications from which oneDNN gets a product; for smaller ones, calling it costs more than it gains."""
@@ -144,7 +145,8 @@ class FlatAdam(Adam):
         """Give both moments and the number of steps taken, for each parameter of the module."""
         parts = self._network.parts
         first, second, steps = split_flat(self._first[0], parts), split_flat(self._second[0], parts), self._steps
-        return {"first": first, "second": second, "steps": [steps[0] for _ in parts]}
+        gate = None if self.gate is None else self.gate.state_dict()
+        return {"first": first, "second": second, "steps": [steps[0] for _ in parts], "gate": gate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` gave, here or in `Adam`."""
@@ -152,6 +154,8 @@ class FlatAdam(Adam):
         for name in ("first", "second", "steps"):
             for tensor, source in zip(mine[name], state[name], strict=True):
                 tensor.copy_(source)
+        if self.gate is not None:
+            self.gate.load_state_dict(state["gate"])
 
 
 class FastUpdate:
@@ -191,18 +195,26 @@ class FastUpdate:
         self._tau = tau
         self._max_grad_norm = max_grad_norm
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Move critic, actor and targets by one step each, in this order, and give named numbers."""
+    def update(self, batch: Batch, vitals: Vitals | None = None) -> Metrics:
+        """Move critic, actor and targets by one step each, in this order, and give named numbers.
+
+        Args:
+            vitals: filled for the training-health guard; None in an update that isn't measured.
+        """
         networks = (self._actor, self._critic, self._target_actor, self._target_critic)
         assert all(network.is_shared() for network in networks), "a network was moved or converted"
-        metrics = self._update_critic(batch) | self._update_actor(batch)
+        metrics = self._update_critic(batch, vitals) | self._update_actor(batch, vitals)
         slow = [self._target_actor.parameters, self._target_critic.parameters]
         torch._foreach_lerp_(slow, [self._actor.parameters, self._critic.parameters], self._tau)
         return metrics
 
-    def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        """Descend the mean squared error; its derivative by Q(s, a) is `2 / batch * (Q(s, a) - target)`."""
-        target = self._give_target(batch)
+    def _update_critic(self, batch: Batch, vitals: Vitals | None) -> Metrics:
+        """Descend the mean squared error; its derivative by Q(s, a) is `2 / batch * (Q(s, a) - target)`.
+
+        The target is `r + discount * Q'(s', mu'(s'))`; only `terminated` cuts the bootstrap.
+        """
+        next_value = self._value_next(batch)
+        target = batch.reward + batch.discount * (1 - batch.terminated) * next_value
         values = self._critic.forward(torch.cat([batch.obs, batch.action], dim=1))
         value = values[-1]
         error = value - target
@@ -211,17 +223,19 @@ class FastUpdate:
             "train/q_mean": value.mean(),
             "train/target_std": target.std(correction=0),
         }
+        if vitals is not None:
+            vitals |= measure_critic([value], target, batch.reward, next_value, batch.discount)
         self._critic.backward(values, error.mul_(2 / len(error)))
-        return metrics | self._descend(self._critic, self.critic_optimizer, "train/critic_grad_norm")
+        self._descend("critic", self._critic, self.critic_optimizer, metrics, vitals)
+        return metrics
 
-    def _give_target(self, batch: Batch) -> Tensor:
-        """Give `r + discount * Q'(s', mu'(s'))` of shape (batch, 1); only `terminated` cuts the bootstrap."""
+    def _value_next(self, batch: Batch) -> Tensor:
+        """Give `Q'(s', mu'(s'))` of shape (batch, 1)."""
         next_obs = batch.next_obs.contiguous()
         next_action = self._map.execute_tensor(next_obs, self._target_actor.forward(next_obs)[-1].tanh_())
-        next_value = self._target_critic.forward(torch.cat([next_obs, next_action], dim=1))[-1]
-        return batch.reward + batch.discount * (1 - batch.terminated) * next_value
+        return self._target_critic.forward(torch.cat([next_obs, next_action], dim=1))[-1]
 
-    def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
+    def _update_actor(self, batch: Batch, vitals: Vitals | None) -> Metrics:
         """Descend minus the mean of `Q(s, mu(s))`; the derivative of tanh is `1 - tanh**2`."""
         actor_values = self._actor.forward(batch.obs.contiguous())
         own = actor_values[-1].tanh_()
@@ -231,9 +245,12 @@ class FastUpdate:
         slope = torch.full_like(value, -1 / len(value))
         slope = self._critic.backward_to_features(critic_values, slope, first_column=batch.obs.shape[1])
         slope = self._pass_back_to_own(batch.obs, own, slope)
+        if vitals is not None:
+            vitals["stuck_share"] = measure_stuck_share(own, slope, batch.obs, self._map)
         self._actor.backward(actor_values, slope * (1 - own * own))
         metrics = {"train/actor_loss": -value.mean()}
-        return metrics | self._descend(self._actor, self.actor_optimizer, "train/actor_grad_norm")
+        self._descend("actor", self._actor, self.actor_optimizer, metrics, vitals)
+        return metrics
 
     def _pass_back_to_own(self, obs: Tensor, own: Tensor, slope: Tensor) -> Tensor:
         """Give the derivative by the actor's own actions from that by the executed ones, all (batch, action_dim)."""
@@ -243,11 +260,15 @@ class FastUpdate:
         unclipped = obs[:, -self._map.action_dim :] + delta * own
         return slope * (delta * (unclipped.abs() <= 1))
 
-    def _descend(self, network: FlatMLP, optimizer: FlatAdam, norm_name: str) -> dict[str, Tensor]:
+    def _descend(
+        self, name: str, network: FlatMLP, optimizer: FlatAdam, metrics: Metrics, vitals: Vitals | None
+    ) -> None:
         """Take one optimizer step along the gradients that `backward` wrote, shortened if they are too long."""
-        norm = {}
-        if self._max_grad_norm > 0:
-            norm[norm_name] = torch.linalg.vector_norm(network.gradients)
-            network.gradients.mul_(torch.clamp(self._max_grad_norm / (norm[norm_name] + 1e-6), max=1.0))
-        optimizer.step([network.gradients])
-        return norm
+        note_weights(name, optimizer, vitals)
+        length = None
+        if self._max_grad_norm > 0 or vitals is not None or optimizer.gate is not None:
+            length = torch.linalg.vector_norm(network.gradients)
+        if length is not None and self._max_grad_norm > 0:
+            network.gradients.mul_(torch.clamp(self._max_grad_norm / (length + 1e-6), max=1.0))
+        optimizer.step([network.gradients], length)
+        note_length(length, name, optimizer, self._max_grad_norm, metrics, vitals)

@@ -6,6 +6,7 @@ in [-1, 1] everywhere here; only `ActionScale` knows the environment's bounds.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from envs.controllers import CONTROLLERS
 from envs.make import Env, SpaceSizes, describe_spaces, make_env
@@ -27,11 +28,11 @@ from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
 from rl.slots import EnvironmentSlot
+from rl.vitals import MEASURE_EVERY, Metrics, Vitals
 from training.evaluation import evaluate_policy
-from training.protocol import Episode, Evaluation, StepResult
+from training.protocol import Episode, Evaluation, StepResult, Treatment
 from training.seeding import spawn_generator
 
-Metrics = dict[str, Tensor]
 Config = TypeVar("Config", bound=OffPolicyConfig)
 
 
@@ -49,12 +50,23 @@ class Agent(Protocol):
         """Give own actions to learn from, one for each environment, in memory of their own."""
         ...
 
+    def value(self, obs: NDArray[np.float32], action: NDArray[np.float32]) -> float | None:
+        """Give the critic's value of an executed action, (action_dim,), at an observation, (obs_dim,).
+
+        None where values hold more than rewards.
+        """
+        ...
+
     def begin_episode(self, env: int) -> None:
         """Hear that an episode begins in one environment."""
         ...
 
-    def update(self, batch: Batch) -> Metrics:
-        """Learn from one batch and give named numbers without a sync."""
+    def update(self, batch: Batch, vitals: Vitals | None = None) -> Metrics:
+        """Learn from one batch and give named numbers without a sync; fill `vitals` for the guard, if there are any."""
+        ...
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Take a multiple of the learning rates in the config."""
         ...
 
     def components(self) -> dict[str, nn.Module]:
@@ -81,6 +93,12 @@ def find_sizes(config: OffPolicyConfig) -> SpaceSizes:
     return SpaceSizes(spaces.obs_dim + base_dim, spaces.action_dim)
 
 
+def _describe_fault(number: int, slot: EnvironmentSlot, reward: float) -> str:
+    """Say which number of which environment wasn't finite, and when."""
+    what = "an observation" if math.isfinite(reward) else f"reward {reward}"
+    return f"{what} of environment {number} in its episode {slot.episodes_begun}, step {slot.episode_length}"
+
+
 def count_network_parameters(networks: Mapping[str, nn.Module]) -> dict[str, int]:
     """Count the parameters of each network."""
     return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
@@ -95,7 +113,7 @@ class OffPolicyTrainer:
             new episodes, for `resume_reason`. It turns to `episode` when a state can't be saved after all.
     """
 
-    TRANSIENT: ClassVar = ("config", "resume_mode", "resume_reason", "_scale", "_map", "_controller")
+    TRANSIENT: ClassVar = ("config", "resume_mode", "resume_reason", "_scale", "_map", "_controller", "_batch_size")
 
     def __init__(
         self, config: Config, device: torch.device, build_agent: Callable[[Config, int, int, torch.device], Agent]
@@ -106,7 +124,8 @@ class OffPolicyTrainer:
         self.resume_reason = probe.reason
         self._controller = CONTROLLERS[config.base_controller][1] if config.base_controller else None
         self._slots = [
-            EnvironmentSlot(self._make_env, self._perceive, config.seed, number) for number in range(config.num_envs)
+            EnvironmentSlot(self._make_env, self._perceive, config.seed, number, config.discount)
+            for number in range(config.num_envs)
         ]
         actions = self._slots[0].env.action_space
         assert isinstance(actions, gym.spaces.Box)
@@ -131,13 +150,23 @@ class OffPolicyTrainer:
             RewardNormalizer(config.num_envs, config.discount) if config.normalize_reward else None
         )
         self._env_steps = 0
+        self._updates = 0
+        self._batch_size = config.batch_size
 
     def train_step(self) -> StepResult:
         """Take one step in each environment and, once there is enough, `updates_per_step` updates for each."""
-        episodes = self._take_env_steps()
+        episodes, faults = self._take_env_steps()
+        vitals: Vitals = {}
         updates = self.config.updates_per_step * self.config.num_envs if self._can_learn() else 0
-        metrics = self.agent.update(self._sample()) if updates == 1 else self._update_often(updates)
-        return StepResult(metrics, env_steps=self.config.num_envs, updates=updates, episodes=episodes)
+        metrics = self._update(vitals) if updates == 1 else self._update_often(updates, vitals)
+        steps = self.config.num_envs
+        return StepResult(metrics, steps, updates, episodes, vitals=vitals, faults=faults)
+
+    def _update(self, vitals: Vitals) -> Metrics:
+        """Learn from one batch, and in some updates, the first among them, measure vitals too; the latest count."""
+        measured = self._updates % MEASURE_EVERY == 0
+        self._updates += 1
+        return self.agent.update(self._sample(), vitals if measured else None)
 
     def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
         """Run one episode without noise per seed, in an environment of its own; what normalises stays as it is.
@@ -150,6 +179,15 @@ class OffPolicyTrainer:
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         return self.agent.components()
+
+    def treat(self, treatment: Treatment) -> None:
+        """Go on with other learning rates and batches than the config's."""
+        self.agent.scale_learning_rates(treatment.learning_rate_factor)
+        self._batch_size = max(1, self.config.batch_size >> treatment.batch_halvings)
+
+    def redraw(self, number: int) -> None:
+        """Draw batches from a stream of their own from here on, another one for each number."""
+        self._buffer.reseed(spawn_generator(self.config.seed, f"replay/{number}"))
 
     def close(self) -> None:
         """Let go of the environments."""
@@ -171,11 +209,11 @@ class OffPolicyTrainer:
         return self._scale.to_env(self._map.execute(obs, self.agent.act(self._normalize(obs)))[0])
 
     def _can_learn(self) -> bool:
-        return self._env_steps > self.config.learning_starts and len(self._buffer) >= self.config.batch_size
+        return self._env_steps > self.config.learning_starts and len(self._buffer) >= self._batch_size
 
     def _sample(self) -> Batch:
         """Give a batch as the agent learns from it."""
-        batch = self._buffer.sample(self.config.batch_size)
+        batch = self._buffer.sample(self._batch_size)
         if self._obs_normalizer is not None:
             normalize = self._obs_normalizer.apply_tensor
             batch = replace(batch, obs=normalize(batch.obs), next_obs=normalize(batch.next_obs))
@@ -183,34 +221,61 @@ class OffPolicyTrainer:
             batch = replace(batch, reward=batch.reward * self._reward_normalizer.scale())
         return batch
 
-    def _update_often(self, updates: int) -> Metrics:
+    def _update_often(self, updates: int, vitals: Vitals) -> Metrics:
         """Learn from so many batches and give the means of the numbers, each over the updates that gave it."""
         sums: Metrics = {}
         counts: dict[str, int] = {}
         for _ in range(updates):
-            for name, value in self.agent.update(self._sample()).items():
+            for name, value in self._update(vitals).items():
                 sums[name] = sums[name] + value if name in sums else value
                 counts[name] = counts.get(name, 0) + 1
         return {name: value / counts[name] for name, value in sums.items()}
 
-    def _take_env_steps(self) -> list[Episode]:
-        """Act once in each environment, remember the transitions, and give the episodes that have ended."""
+    def _take_env_steps(self) -> tuple[list[Episode], list[str]]:
+        """Act once in each environment and remember the transitions.
+
+        Gives the episodes that have ended, and, a text each, where an environment gave a number that isn't finite.
+        Where the guard may repair, such a transition is left out and its episode cut off; elsewhere it is kept.
+        """
         observations = [self._observe(number) for number in range(len(self._slots))]
         stacked = observations[0][None] if len(observations) == 1 else np.stack(observations)
         executed = self._choose_actions(stacked)
         self._env_steps += len(self._slots)
-        episodes, rewards = [], []
-        for slot, obs, action in zip(self._slots, observations, executed, strict=True):
-            next_obs, reward, terminated, episode = slot.step(self._scale.to_env(action))
+        episodes, rewards, faults = [], [], []
+        for number, (slot, obs, action) in enumerate(zip(self._slots, observations, executed, strict=True)):
+            next_obs, reward, terminated, episode = slot.step(self._scale.to_env(action), obs, action)
+            if not (math.isfinite(reward) and np.isfinite(next_obs).all()) and np.isfinite(action).all():
+                faults.append(_describe_fault(number, slot, reward))
+                if self.config.guard == "repair":
+                    slot.abandon()
+                    rewards.append(0.0)
+                    continue
             self._buffer.add(obs, action, reward, terminated, next_obs, slot.episodes_begun)
             rewards.append(reward)
             if episode is not None:
-                episodes.append(episode)
+                episodes.append(self._hold_against_prediction(slot, episode, next_obs))
         if self._obs_normalizer is not None:
             self._obs_normalizer.add(stacked)
         if self._reward_normalizer is not None:
             self._reward_normalizer.add(np.array(rewards))
-        return episodes
+        return episodes, faults
+
+    def _hold_against_prediction(
+        self, slot: EnvironmentSlot, episode: Episode, last_obs: NDArray[np.float32]
+    ) -> Episode:
+        """Add what the critic says of an episode's first step, and the discounted return that came, once it learns."""
+        if self._updates == 0 or slot.first_step is None:
+            return episode
+        first_obs, first_action = slot.first_step
+        predicted = self.agent.value(self._normalize(first_obs), first_action)
+        if predicted is None:
+            return episode
+        came = slot.discounted_return * (1.0 if self._reward_normalizer is None else self._reward_normalizer.scale())
+        if episode.truncated:
+            obs = self._normalize(last_obs)
+            action = self._map.execute(last_obs[None], self.agent.act(obs[None]))[0]
+            came += slot.discount_so_far * (self.agent.value(obs, action) or 0.0)
+        return replace(episode, predicted_return=predicted, discounted_return=came)
 
     def _observe(self, number: int) -> NDArray[np.float32]:
         """Give what the agent sees in one environment, whose next episode is begun if the last has ended."""
@@ -246,6 +311,7 @@ class OffPolicyTrainer:
             "obs_normalizer": None if self._obs_normalizer is None else self._obs_normalizer.state_dict(),
             "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
             "env_steps": self._env_steps,
+            "updates": self._updates,
         }
 
     def _take_snapshots(self) -> Sequence[Snapshot | None]:
@@ -270,7 +336,7 @@ class OffPolicyTrainer:
         self.agent.load_state_dict(state["agent"])
         self._buffer.load_state_dict(state["buffer"])
         self._warmup.bit_generator.state = state["warmup"]
-        self._env_steps = state["env_steps"]
+        self._env_steps, self._updates = state["env_steps"], state["updates"]
         if self._obs_normalizer is not None:
             self._obs_normalizer.load_state_dict(state["obs_normalizer"])
         if self._reward_normalizer is not None:

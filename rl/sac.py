@@ -16,10 +16,12 @@ from torch.nn import functional
 
 from rl.adam import Adam, descend
 from rl.buffers import Batch
+from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, LOG_STD_RANGE, NumpyMLP, StochasticActor, TwinCritic, build_target
-from rl.off_policy import Metrics, OffPolicyTrainer, count_network_parameters, find_sizes
+from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.sac_config import SACConfig
+from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back
 from training.seeding import derive_seed, spawn_generator
 
 
@@ -66,6 +68,7 @@ def critic_loss(
     action_map: ActionMap,
     temperature: Tensor,
     noise: Tensor,
+    vitals: Vitals | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Give the sum of both critics' mean squared errors against one target, and its named numbers.
 
@@ -82,10 +85,15 @@ def critic_loss(
     with torch.no_grad():
         own, log_density = sample_actions(actor, batch.next_obs, noise)
         next_values = target_critic(batch.next_obs, action_map.execute_tensor(batch.next_obs, own))
-        soft_value = torch.minimum(*next_values) - temperature * log_density
+        next_value = torch.minimum(*next_values)
+        soft_value = next_value - temperature * log_density
         target = batch.reward + batch.discount * (1 - batch.terminated) * soft_value
     first, second = critic(batch.obs, batch.action)
     loss = functional.mse_loss(first, target) + functional.mse_loss(second, target)
+    if vitals is not None:
+        # The entropy's bonus is a reward too.
+        soft_reward = target - batch.discount * (1 - batch.terminated) * next_value
+        vitals |= measure_critic([first, second], target, soft_reward, next_value, batch.discount)
     metrics = {
         "train/critic_loss": loss.detach(),
         "train/q_mean": first.detach().mean(),
@@ -101,12 +109,15 @@ def actor_loss(
     action_map: ActionMap,
     temperature: Tensor,
     noise: Tensor,
+    vitals: Vitals | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Give the mean of `temperature * log pi(a | s) - min(Q1, Q2)(s, a)` over own actions, and its named numbers.
 
     Source: Haarnoja et al. 2018, equation 9, with the minimum of section 6.
     """
     own, log_density = sample_actions(actor, batch.obs, noise)
+    if vitals is not None:
+        measure_when_passed_back(own, batch.obs, action_map, vitals)
     values = critic(batch.obs, action_map.execute_tensor(batch.obs, own))
     loss = (temperature * log_density - torch.minimum(*values)).mean()
     return loss, {"train/actor_loss": loss.detach(), "train/entropy": -log_density.detach().mean()}
@@ -146,6 +157,9 @@ class SACAgent:
         self.actor_optimizer = Adam(list(self.actor.parameters()), config.actor_learning_rate or rate)
         self.critic_optimizer = Adam(list(self.critic.parameters()), config.critic_learning_rate or rate)
         self.temperature_optimizer = Adam([self.log_temperature], config.temperature_learning_rate or rate)
+        if config.guard == "repair":
+            for optimizer in self._list_optimizers():
+                optimizer.gate = GradientGate(device)
         self._online: list[Tensor] = list(self.critic.parameters())
         self._targets: list[Tensor] = list(self.target_critic.parameters())
         self._numpy_mlp = NumpyMLP(self.actor.mlp) if device.type == "cpu" else None
@@ -172,27 +186,31 @@ class SACAgent:
             means, log_stds = self.actor(torch.from_numpy(obs).to(self._device))
         return means.cpu().numpy(), log_stds.cpu().numpy()
 
+    def value(self, obs: NDArray[np.float32], action: NDArray[np.float32]) -> None:
+        """Give nothing: the critics' values hold the entropies to come, and no return does."""
+
     def begin_episode(self, env: int) -> None:
         """Do nothing: each draw is independent of the ones before."""
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: Batch, vitals: Vitals | None = None) -> Metrics:
         """Move critics, actor, temperature and target critics by one step each, in this order.
 
         All losses of an update see the temperature from before it. Gives named numbers without a sync.
+
+        Args:
+            vitals: filled for the training-health guard; None in an update that isn't measured.
         """
         max_norm = self._config.max_grad_norm
         temperature = self.log_temperature.detach().exp()
         noise = self._draw_noise(batch)
-        loss, metrics = critic_loss(self.critic, self.actor, self.target_critic, batch, self._map, temperature, noise)
-        norm = descend(loss, self.critic_optimizer, max_norm)
-        if norm is not None:
-            metrics["train/critic_grad_norm"] = norm
+        loss, metrics = critic_loss(
+            self.critic, self.actor, self.target_critic, batch, self._map, temperature, noise, vitals
+        )
+        descend_measured(loss, "critic", self.critic_optimizer, max_norm, metrics, vitals)
         noise = self._draw_noise(batch)
-        loss, actor_metrics = actor_loss(self.actor, self.critic, batch, self._map, temperature, noise)
+        loss, actor_metrics = actor_loss(self.actor, self.critic, batch, self._map, temperature, noise, vitals)
         metrics |= actor_metrics | {"train/temperature": temperature}
-        norm = descend(loss, self.actor_optimizer, max_norm)
-        if norm is not None:
-            metrics["train/actor_grad_norm"] = norm
+        descend_measured(loss, "actor", self.actor_optimizer, max_norm, metrics, vitals)
         if self._config.temperature is None:
             loss = temperature_loss(self.log_temperature, metrics["train/entropy"], self._target_entropy)
             descend(loss, self.temperature_optimizer, 0.0)
@@ -202,6 +220,11 @@ class SACAgent:
 
     def _draw_noise(self, batch: Batch) -> Tensor:
         return torch.empty_like(batch.action).normal_(0.0, 1.0, generator=self._sampling)
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Take a multiple of the learning rates in the config."""
+        for optimizer in self._list_optimizers():
+            optimizer.scale_learning_rate(factor)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
@@ -223,6 +246,9 @@ class SACAgent:
             self.log_temperature.copy_(state["log_temperature"])
         self._exploring.bit_generator.state = state["exploring"]
         self._sampling.set_state(state["sampling"].cpu())
+
+    def _list_optimizers(self) -> list[Adam]:
+        return [self.actor_optimizer, self.critic_optimizer, self.temperature_optimizer]
 
     def _list_parts(self) -> dict[str, nn.Module | Adam]:
         return {

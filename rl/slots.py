@@ -25,43 +25,67 @@ class EnvironmentSlot:
         perceive: makes the agent's observations.
         seed: the run's.
         number: which of the run's environments this is; each has seeds of its own.
+        discount: factor per step of the discounted return.
 
     Attributes:
         env: the environment.
         obs: what the agent sees now; None where an episode has to be begun.
         episodes_begun: over the whole run; counts on where resuming began a new episode.
+        first_step: the episode's first observation and executed action, as the agent sees them.
+        discounted_return: of the episode so far, in the environment's own scale.
+        discount_so_far: the factor of what comes next.
     """
 
-    TRANSIENT: ClassVar = ("env", "_make_env", "_perceive", "_seed", "_stream")
+    TRANSIENT: ClassVar = ("env", "_make_env", "_perceive", "_seed", "_stream", "_discount")
 
-    def __init__(self, make_env: Callable[[], Env], perceive: Perceive, seed: int, number: int) -> None:
+    def __init__(
+        self, make_env: Callable[[], Env], perceive: Perceive, seed: int, number: int, discount: float
+    ) -> None:
         self.env = make_env()
         self._make_env = make_env
         self._perceive = perceive
         self._seed = seed
         self._stream = f"env{number}" if number else "env"
+        self._discount = discount
         self.reset_seed: int | None = derive_reset_seed(seed, self._stream)
         self.obs: NDArray[np.float32] | None = None
         self.episodes_begun = 0
+        self._forget_episode()
+
+    def _forget_episode(self) -> None:
         self.episode_return = 0.0
         self.episode_length = 0
+        self.first_step: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self.discounted_return = 0.0
+        self.discount_so_far = 1.0
 
     def begin_episode(self) -> NDArray[np.float32]:
         """Reset the environment and give the first observation."""
         raw_obs, _ = self.env.reset(seed=self.reset_seed)
         self.reset_seed = None  # from here on the environment draws its own starts
         self.episodes_begun += 1
-        self.episode_return = 0.0
-        self.episode_length = 0
+        self._forget_episode()
         self.obs = self._perceive(raw_obs)
         return self.obs
 
-    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, Episode | None]:
-        """Act once; give the next observation, the reward, whether the task ended, and the episode if it has."""
+    def step(
+        self, action: NDArray[Any], obs: NDArray[np.float32], executed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, Episode | None]:
+        """Act once; give the next observation, the reward, whether the task ended, and the episode if it has.
+
+        Args:
+            action: in the environment's units.
+            obs: that the action was chosen for.
+            executed: the action in [-1, 1].
+        """
+        if self.first_step is None:
+            self.first_step = (obs, executed)
         raw_obs, raw_reward, terminated, truncated, _ = self.env.step(action)
         reward = float(raw_reward)
         next_obs = self._perceive(raw_obs)
         self.episode_return += reward
+        self.discounted_return += self.discount_so_far * reward
+        self.discount_so_far *= self._discount
         self.episode_length += 1
         if not (terminated or truncated):
             self.obs = next_obs
@@ -69,6 +93,10 @@ class EnvironmentSlot:
         self.obs = None
         episode = Episode(self.episode_return, self.episode_length, truncated=not terminated)
         return next_obs, reward, bool(terminated), episode
+
+    def abandon(self) -> None:
+        """Have a new episode begun; this one never was."""
+        self.obs = None
 
     def state_dict(self) -> dict[str, Any]:
         """Give the episode's state; that of the environment is saved beside it."""
@@ -78,6 +106,9 @@ class EnvironmentSlot:
             "episodes_begun": self.episodes_begun,
             "episode_return": self.episode_return,
             "episode_length": self.episode_length,
+            "first_step": self.first_step,
+            "discounted_return": self.discounted_return,
+            "discount_so_far": self.discount_so_far,
         }
 
     def load_state_dict(self, state: dict[str, Any], snapshot: Snapshot | None) -> None:
@@ -91,10 +122,13 @@ class EnvironmentSlot:
         if snapshot is None:
             self.reset_seed = derive_reset_seed(self._seed, f"{self._stream}/{self.episodes_begun}")
             self.obs = None
-            self.episode_return, self.episode_length = 0.0, 0
+            self._forget_episode()
             return
         restore_snapshot(self.env, snapshot)
         self.reset_seed = state["reset_seed"]
         self.obs = None if state["obs"] is None else np.array(state["obs"], dtype=np.float32)
         self.episode_return = state["episode_return"]
         self.episode_length = state["episode_length"]
+        self.first_step = state["first_step"]
+        self.discounted_return = state["discounted_return"]
+        self.discount_so_far = state["discount_so_far"]

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam, descend
+from rl.adam import Adam
 from rl.buffers import Batch
+from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, Actor, NumpyActor, TwinCritic, build_target
 from rl.noise import build_noise
-from rl.off_policy import Metrics, OffPolicyTrainer, count_network_parameters, find_sizes
+from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.td3_config import TD3Config
+from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back
 from training.seeding import derive_seed, spawn_generator
 
 
@@ -47,6 +49,7 @@ def critic_loss(
     batch: Batch,
     action_map: ActionMap,
     smoothing: Tensor,
+    vitals: Vitals | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Give the sum of both critics' mean squared errors against one target, and its named numbers.
 
@@ -61,9 +64,12 @@ def critic_loss(
     with torch.no_grad():
         own = (target_actor(batch.next_obs) + smoothing).clamp_(-1, 1)
         next_values = target_critic(batch.next_obs, action_map.execute_tensor(batch.next_obs, own))
-        target = batch.reward + batch.discount * (1 - batch.terminated) * torch.minimum(*next_values)
+        next_value = torch.minimum(*next_values)
+        target = batch.reward + batch.discount * (1 - batch.terminated) * next_value
     first, second = critic(batch.obs, batch.action)
     loss = functional.mse_loss(first, target) + functional.mse_loss(second, target)
+    if vitals is not None:
+        vitals |= measure_critic([first, second], target, batch.reward, next_value, batch.discount)
     metrics = {
         "train/critic_loss": loss.detach(),
         "train/q_mean": first.detach().mean(),
@@ -72,12 +78,17 @@ def critic_loss(
     return loss, metrics
 
 
-def actor_loss(actor: Actor, critic: TwinCritic, batch: Batch, action_map: ActionMap) -> tuple[Tensor, Metrics]:
+def actor_loss(
+    actor: Actor, critic: TwinCritic, batch: Batch, action_map: ActionMap, vitals: Vitals | None = None
+) -> tuple[Tensor, Metrics]:
     """Give minus the mean value, by the first critic, of the actor's own actions, and its named numbers.
 
     Source: Fujimoto et al. 2018, Algorithm 1.
     """
-    loss = -critic.first(batch.obs, action_map.execute_tensor(batch.obs, actor(batch.obs))).mean()
+    own = actor(batch.obs)
+    if vitals is not None:
+        measure_when_passed_back(own, batch.obs, action_map, vitals)
+    loss = -critic.first(batch.obs, action_map.execute_tensor(batch.obs, own)).mean()
     return loss, {"train/actor_loss": loss.detach()}
 
 
@@ -102,6 +113,9 @@ class TD3Agent:
         actor_parameters, critic_parameters = list(self.actor.parameters()), list(self.critic.parameters())
         self.actor_optimizer = Adam(actor_parameters, config.actor_learning_rate or config.learning_rate)
         self.critic_optimizer = Adam(critic_parameters, config.critic_learning_rate or config.learning_rate)
+        if config.guard == "repair":
+            for optimizer in self._list_optimizers():
+                optimizer.gate = GradientGate(device)
         self._online: list[Tensor] = [*actor_parameters, *critic_parameters]
         self._targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self._numpy_actor = NumpyActor(self.actor) if device.type == "cpu" else None
@@ -130,28 +144,35 @@ class TD3Agent:
         np.maximum(noisy, -1, out=noisy)
         return noisy
 
+    def value(self, obs: NDArray[np.float32], action: NDArray[np.float32]) -> float:
+        """Give the critic's value of an executed action, (action_dim,), at an observation, (obs_dim,)."""
+        with torch.no_grad():
+            tensors = (torch.from_numpy(part[None]).to(self._device) for part in (obs, action))
+            return float(self.critic.first(*tensors))
+
     def begin_episode(self, env: int) -> None:
         """Forget the noise of an environment in which an episode begins."""
         self._noise.reset(env)
 
-    def update(self, batch: Batch) -> Metrics:
+    def update(self, batch: Batch, vitals: Vitals | None = None) -> Metrics:
         """Move the critics by one step, and with every `policy_delay`-th update the actor and all targets too.
 
         Gives named numbers without a sync; the actor's only where it moved.
+
+        Args:
+            vitals: filled for the training-health guard; None in an update that isn't measured.
         """
         max_norm = self._config.max_grad_norm
         smoothing = self._draw_smoothing(batch)
-        loss, metrics = critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map, smoothing)
-        norm = descend(loss, self.critic_optimizer, max_norm)
-        if norm is not None:
-            metrics["train/critic_grad_norm"] = norm
+        loss, metrics = critic_loss(
+            self.critic, self.target_actor, self.target_critic, batch, self._map, smoothing, vitals
+        )
+        descend_measured(loss, "critic", self.critic_optimizer, max_norm, metrics, vitals)
         self._updates += 1
         if self._updates % self._config.policy_delay == 0:
-            loss, actor_metrics = actor_loss(self.actor, self.critic, batch, self._map)
+            loss, actor_metrics = actor_loss(self.actor, self.critic, batch, self._map, vitals)
             metrics |= actor_metrics
-            norm = descend(loss, self.actor_optimizer, max_norm)
-            if norm is not None:
-                metrics["train/actor_grad_norm"] = norm
+            descend_measured(loss, "actor", self.actor_optimizer, max_norm, metrics, vitals)
             with torch.no_grad():
                 torch._foreach_lerp_(self._targets, self._online, self._config.tau)
         return metrics
@@ -161,6 +182,11 @@ class TD3Agent:
         clip = self._config.target_noise_clip
         noise = torch.empty_like(batch.action).normal_(0.0, 1.0, generator=self._smoothing)
         return noise.mul_(self._config.target_noise_std).clamp_(-clip, clip)
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Take a multiple of the learning rates in the config."""
+        for optimizer in self._list_optimizers():
+            optimizer.scale_learning_rate(factor)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
@@ -181,6 +207,9 @@ class TD3Agent:
         self._noise.load_state_dict(state["noise"])
         self._smoothing.set_state(state["smoothing"].cpu())
         self._updates = state["updates"]
+
+    def _list_optimizers(self) -> list[Adam]:
+        return [self.actor_optimizer, self.critic_optimizer]
 
     def _list_parts(self) -> dict[str, nn.Module | Adam]:
         return {

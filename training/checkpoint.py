@@ -114,6 +114,7 @@ class CheckpointStore:
         self._replay_folder = folder / "replay"
         self._keep_last = keep_last
         self._report = report
+        self._protected: int | None = None
         self._last: Path | None = None
         self._replay: Mapping[str, StoredLog] = {}
 
@@ -169,6 +170,35 @@ class CheckpointStore:
         self._last, self._replay = path, replay
         self._rotate()
         return path
+
+    def protect(self, step: int) -> None:
+        """Keep the newest checkpoint at or before a step, however many newer ones there are."""
+        self._protected = step
+
+    def find_step(self, at_most: int) -> int:
+        """Give the step of the newest valid checkpoint at or before a step.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for path in _list_checkpoints(self._folder):
+            if _step_of(path) <= at_most and _is_valid(path, with_replay=True):
+                return _step_of(path)
+        raise CheckpointError(f"{self._folder}: no checkpoint at or before step {at_most:,} can be used to go back to")
+
+    def return_to(self, step: int) -> Checkpoint:
+        """Read the checkpoint of a step and go on from it; newer ones are deleted first.
+
+        Raises:
+            CheckpointError: it can't be used.
+        """
+        for path in _list_checkpoints(self._folder):
+            if _step_of(path) > step:
+                _delete_pair(path)
+        checkpoint = load_checkpoint(self._folder / f"step_{step:08d}.pt")
+        self._last, self._replay = checkpoint.path, checkpoint.replay
+        self._delete_unneeded_segments()
+        return checkpoint
 
     def save_best(self, step: int, state: object, facts: Mapping[str, Any]) -> Path:
         """Save the best state so far as `best_<8 digits>.pt`, without rows of `RowLog`s, then delete the one before.
@@ -245,6 +275,8 @@ class CheckpointStore:
         paths = _list_checkpoints(self._folder)
         finished = [path for path in paths if manifest_path(path).exists()]
         kept = finished[: self._keep_last]
+        if self._protected is not None:
+            kept += [path for path in finished if _step_of(path) <= self._protected][:1]
         for path in paths:
             if path not in kept:
                 _delete_pair(path)
@@ -267,6 +299,10 @@ def _list_checkpoints(folder: Path, kind: Kind = "step") -> list[Path]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     steps = {match[2] for match in map(_FILE.fullmatch, names) if match is not None and match[1] == kind}
     return [folder / f"{kind}_{step}.pt" for step in sorted(steps, key=int, reverse=True)]
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
 
 
 def _delete_pair(path: Path) -> None:

@@ -81,7 +81,10 @@ class TrainerConfig(BaseModel):
     log_freq: Annotated[Int | None, Field(ge=0, json_schema_extra=NOT_IDENTITY)] = None
     continue_training: Annotated[bool, Field(json_schema_extra=NOT_IDENTITY)] = True
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", json_schema_extra=NOT_IDENTITY)] = "auto"
-    guard: Literal["warn", "stop"] = "warn"
+    guard: Literal["warn", "stop", "repair"] = "warn"
+    guard_max_critic_loss: Annotated[float, Field(gt=0)] | None = None
+    guard_max_actor_loss: Annotated[float, Field(gt=0)] | None = None
+    guard_min_episode_length: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def eval_every(self) -> int:
@@ -98,6 +101,16 @@ class TrainerConfig(BaseModel):
         """Steps between metric rows; a hundredth of the run unless `log_freq` says otherwise, 0 for never."""
         return max(1, self.max_timesteps // 100) if self.log_freq is None else self.log_freq
 
+    @property
+    def guard_limits(self) -> dict[str, float]:
+        """Limits in the task's own scale, for the guard: of `critic_loss`, `actor_loss`, `episode_length`."""
+        limits = {
+            "critic_loss": self.guard_max_critic_loss,
+            "actor_loss": self.guard_max_actor_loss,
+            "episode_length": self.guard_min_episode_length,
+        }
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
     def find_contradictions(self) -> list[Fault]:
         """Name pairs of settings that can't hold together. A trainer adds its own to these."""
         faults = []
@@ -107,9 +120,6 @@ class TrainerConfig(BaseModel):
             faults.append(self._pair("batch_size", ">", "buffer_size", "no batch would ever be full"))
         if self.eval_freq is not None and self.eval_freq > self.max_timesteps:
             faults.append(self._pair("eval_freq", ">", "max_timesteps", "nothing would be evaluated"))
-        if self.guard == "stop" and self.log_every == self.eval_every == 0:
-            message = "guard is stop, but log_freq and eval_freq are 0: it looks at rows, and there would be none"
-            faults.append(Fault(("guard", "log_freq", "eval_freq"), f"{message}; log or evaluate, or set guard: warn"))
         return faults
 
     def find_environment_faults(self) -> list[Fault]:

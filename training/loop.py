@@ -61,10 +61,13 @@ def fit(
             if not session.owes_evaluation:
                 session.progress.step += 1
                 session.take(trainer.train_step())
+                if session.guard.wants_roll_back:
+                    session.roll_back()
+                    continue
                 if session.is_due(config.log_every) or (session.is_over() and config.log_every):
                     session.log()
                 session.owes_evaluation = session.is_due(config.eval_every)
-            if session.owes_evaluation:
+            if session.owes_evaluation and not session.guard.wants_stop:
                 session.evaluate(should_stop)
             if session.guard.wants_stop:
                 return Outcome.UNHEALTHY

@@ -163,6 +163,7 @@ class TensorBoardView:
 
     def forget_after(self, clock: int) -> None:
         """Have TensorBoard drop what earlier files say about later than `clock`."""
+        self.close()
         self._purge_from = clock + 1
 
     def write(self, clock: int, values: Mapping[str, float]) -> None:

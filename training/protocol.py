@@ -11,21 +11,46 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished training episode. `truncated` is True where the clock ended it and the task did not."""
+    """A finished training episode. `truncated` is True where the clock ended it and the task did not.
+
+    `predicted_return` is the critic's value of its first step, and `discounted_return` what came, both in the scale
+    that is learned in; after a clock's end the last observation's value stands for the rest. None where no critic says.
+    """
 
     episode_return: float
     length: int
     truncated: bool
+    predicted_return: float | None = None
+    discounted_return: float | None = None
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one `train_step` gives: named numbers (tensors stay on their device), steps taken, episodes finished."""
+    """What one `train_step` gives: named numbers (tensors stay on their device), steps taken, episodes finished.
+
+    `vitals` are for the training-health guard, under the names that `training.signals.HealthSignals` lists, in those
+    steps in which they were measured. `faults` says, a text each, where a number from an environment wasn't finite.
+    """
 
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
     env_steps: int = 0
     updates: int = 0
     episodes: Sequence[Episode] = ()
+    vitals: Mapping[str, Tensor | float] = field(default_factory=dict)
+    faults: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What the guard has changed about a run in which it repairs.
+
+    Attributes:
+        learning_rate_factor: all learning rates are those of the config times this.
+        batch_halvings: so often the batch is halved.
+    """
+
+    learning_rate_factor: float = 1.0
+    batch_halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +98,14 @@ class Trainer(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` gave."""
+        ...
+
+    def treat(self, treatment: Treatment) -> None:
+        """Go on with other learning rates and batches than the config's. Called after every loading of a state."""
+        ...
+
+    def redraw(self, number: int) -> None:
+        """Draw batches from a stream of their own from here on, another one for each number."""
         ...
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from experiment.files import now_text, write_json
+from experiment.files import now_text, read_json, write_json
 from experiment.run import Run
 from training.checkpoint import Checkpoint, CheckpointStore
 from training.config import TrainerConfig
@@ -87,7 +87,7 @@ class Session:
         self._averages = Averages()
         self._episodes = RecentEpisodes()
         self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)
-        self.guard = HealthGuard(config.guard, run.events_path, run.id, say)
+        self.guard = HealthGuard(config.guard, run.events_path, run.id, say, config.guard_limits)
         self._meter = Meter()
         self._best: dict[str, Any] | None = None
         self._final_hash: str | None = None
@@ -119,7 +119,38 @@ class Session:
             self._say(
                 f"No checkpoint yet: training starts from step 0 again, {dropped} earlier metric rows are dropped"
             )
+        if self.guard.may_repair:
+            self._begin_repairing()
         self._row_before = (self.progress.clock, self._meter.wall_s())
+
+    def _begin_repairing(self) -> None:
+        """Make sure that there is a checkpoint to go back to, and finish a roll-back that was cut off."""
+        if self._saved_step is None:
+            self.save()
+        kept = read_json(self._run.repairs_path)
+        if kept is not None and kept["roll_backs"] > self.guard.roll_backs:
+            self._complete_roll_back(kept)
+
+    def roll_back(self) -> None:
+        """Go back to the newest checkpoint of a healthy time, with other batches from there on.
+
+        Everything is as after a resume from it, metric rows and replay data cut, but for the guard's decisions and the
+        time that was spent. What a kill leaves half done, the next attempt completes.
+        """
+        to_step = self._store.find_step(self.guard.healthy_step)
+        kept = self.guard.begin_roll_back(to_step)
+        write_json(self._run.repairs_path, kept)
+        self._complete_roll_back(kept)
+        self._row_before = (self.progress.clock, self._meter.wall_s())
+
+    def _complete_roll_back(self, kept: Mapping[str, Any]) -> None:
+        meter = self._meter.state_dict()
+        self._restore(self._store.return_to(kept["to_step"]))
+        self._meter = Meter()
+        self._meter.load_state_dict(meter)
+        self.guard.complete_roll_back(kept)
+        self._trainer.treat(self.guard.treatment)
+        self._trainer.redraw(self.guard.roll_backs)
 
     def _refuse_leftovers(self) -> None:
         run = self._run
@@ -135,6 +166,7 @@ class Session:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._trainer.load_state_dict(checkpoint.state["trainer"])
         self.load_state_dict(checkpoint.state["session"])
+        self._trainer.treat(self.guard.treatment)
         if (best := self._store.read_best()) is not None:
             # The file counts: it may be newer than the checkpoint, and then training comes by that policy again.
             self._best = dict(best["best"])
@@ -159,6 +191,7 @@ class Session:
         self._averages.add(result.metrics)
         if result.episodes:
             self._episodes.add(result.episodes)
+        self.guard.observe(progress.step, progress.updates, result)
 
     def log(self) -> None:
         """Write a training row: means since the row before, recent episodes, speed."""
@@ -168,6 +201,7 @@ class Session:
         self._write_row(
             {
                 **self._averages.take(),
+                **self.guard.signals,
                 **self._episodes.means(),
                 "train/n_updates": self.progress.updates,
                 "time/fps": (clock - clock_before) / max(wall - wall_before, 1e-9),
@@ -183,7 +217,7 @@ class Session:
             wall_time=self._meter.wall_s(),
             values=values,
         )
-        self.guard.check(progress.step, values)
+        self.guard.check(progress.step, progress.updates, values)
 
     def evaluate(self, should_stop: Callable[[], bool]) -> None:
         """Evaluate on the selection seeds, write a row, and keep the policy if it is the best so far.
@@ -219,6 +253,8 @@ class Session:
             # differ in arrays that nothing reads until the next step.
             self._final_hash = hash_state(self._trainer.state_dict()) if self.is_over() else None
             self._metrics.sync()
+            if self.guard.may_repair:
+                self._store.protect(self.guard.healthy_step)
             self._store.save(self.progress.step, self._full_state(), self._facts())
             self._saved_step = self.progress.step
 
@@ -246,7 +282,7 @@ class Session:
         final = summarise_evaluation(evaluation)
         mean, std = final["eval/mean_reward"], final["eval/std_reward"]
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
-        self.guard.check(self.progress.step, {"final_eval/mean": mean})
+        self.guard.check(self.progress.step, self.progress.updates, {"final_eval/mean": mean})
         if not self.guard.wants_stop:
             write_json(self._run.summary_path, self._summarise(evaluation, mean, std))
 

@@ -89,7 +89,7 @@ def list_tensors(state: dict[str, Any], path: str = "") -> dict[str, Tensor]:
     """Give every tensor of a state by its path; what explores is left out."""
     leaves: dict[str, Tensor] = {}
     for key, part in state.items():
-        if key == "noise":
+        if key == "noise" or part is None:
             continue
         if isinstance(part, Tensor):
             leaves[f"{path}/{key}"] = part.detach()

@@ -32,9 +32,9 @@ def record_given(trainer: OffPolicyTrainer) -> dict[str, list[Any]]:
         given["obs"].append(obs.copy())
         return explore(obs)
 
-    def record_batch(batch: Any) -> Any:
+    def record_batch(batch: Any, vitals: Any = None) -> Any:
         given["batches"].append(batch)
-        return update(batch)
+        return update(batch, vitals)
 
     vars(agent).update(explore=record_obs, update=record_batch)
     return given

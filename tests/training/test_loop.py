@@ -28,7 +28,7 @@ from training.health import HealthGuard
 from training.loop import Outcome, fit
 from training.manifest import CheckpointError, read_manifest
 from training.metrics import Averages, MetricsError, MetricsLog, RecentEpisodes, TensorBoardView
-from training.protocol import Episode, Evaluation, EvaluationStopped, StepResult
+from training.protocol import Episode, Evaluation, EvaluationStopped, StepResult, Treatment
 from training.resources import Meter, hash_state
 from training.rowlog import RowLog
 from training.seeding import seed_everything
@@ -49,6 +49,7 @@ class CountingTrainer:
         seed_everything(5)
         self.env_steps = env_steps
         self.sick_at = sick_at
+        self.treatment = Treatment()
         self.values: dict[int, float] = {}
         self.loses_environment_at = 0
         self.steps = 0
@@ -79,6 +80,12 @@ class CountingTrainer:
 
     def components(self) -> dict[str, nn.Module]:
         return {"actor": nn.Linear(2, 1)}
+
+    def treat(self, treatment: Treatment) -> None:
+        self.treatment = treatment
+
+    def redraw(self, number: int) -> None:
+        self.generator = np.random.Generator(np.random.PCG64(100 + number))
 
     def state_dict(self) -> dict[str, Any]:
         if self.steps == self.loses_environment_at:
@@ -208,7 +215,13 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
     assert summary["parameters"] == {"actor": 3}
     assert summary["memory"]["replay_bytes"] == 256
     assert (summary["steps"], summary["env_steps"], summary["updates"]) == (25, 25, 25)
-    assert summary["guard"] == {"verdict": "healthy", "events": 0}
+    assert summary["guard"] == {
+        "mode": "warn",
+        "verdict": "healthy",
+        "events": 0,
+        "repaired": False,
+        "decisions": [],
+    }
 
 
 def test_updates_and_environment_steps_have_a_throughput_each(run: Run) -> None:
@@ -689,7 +702,8 @@ def test_the_guard_warns_once_and_the_run_goes_on(run: Run) -> None:
     assert second.fit() is Outcome.FINISHED
     assert [row["train/critic_loss"] for row in read_rows(run) if "train/critic_loss" in row].count("nan") == 2
     assert [event["metric"] for event in read_guard_events(run)] == ["train/critic_loss"]
-    assert json.loads(run.summary_path.read_bytes())["guard"] == {"verdict": "non-finite", "events": 1}
+    guard = json.loads(run.summary_path.read_bytes())["guard"]
+    assert (guard["verdict"], guard["events"], guard["repaired"]) == ("non-finite", 1, False)
 
 
 def test_the_guard_stops_a_run_before_it_saves_what_is_broken(run: Run) -> None:
