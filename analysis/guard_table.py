@@ -48,9 +48,9 @@ def tabulate_guard(data: ExperimentData) -> Table:
             numbers = (*show_exactly(first.value, first.limit), first.step, first.updates, kind.count)
             records.append([run["id"], run["label"], guard.mode, first.verdict, first.metric, *numbers, first.action])
     frame = pd.DataFrame(records, columns=list(_COLUMNS)).astype({"first_updates": "Int64"})
-    notes = ["Value and limit are those of the first of its kind. A run that the guard repaired is left out above."]
-    if data.include_repaired:
-        notes = ["Value and limit are those of the first of its kind."]
+    notes = ["Value and limit are those of the first of its kind."]
+    if data.runs["repaired"].any() and not data.include_repaired:
+        notes.append("Runs that the guard repaired are left out of every statistic.")
     if len(rows) > MAX_ROWS:
         notes.append(f"The first {MAX_ROWS} of {len(rows)} rows are shown.")
     return Table(
