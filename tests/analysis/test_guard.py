@@ -18,6 +18,7 @@ from analysis.contents import Section, compose_report
 from analysis.figures import align_curve, collect_points
 from analysis.guard_table import MAX_ROWS, tabulate_guard
 from analysis.ladder_advice import recommend
+from analysis.ladder_claims import judge_claims
 from analysis.ladder_rungs import build_ladder
 from analysis.report import main, write_report
 from analysis.returns import tabulate_runs
@@ -49,7 +50,7 @@ def add_arm(experiment: Any, rate: float, finals: Sequence[float], repaired: Seq
     for seed, final in enumerate(finals):
         run = experiment.add({"rate": rate, "seed": seed})
         guard = judge(decide()) if seed in repaired else judge()
-        machine = 100.0 if seed in repaired else 1.0
+        machine = 100.0 if seed in repaired else 1.0 + seed
         experiment.finish(run, final, curve=(-900.0, final), train=final, machine=machine, guard=guard)
         runs.append(run)
     return runs
@@ -113,7 +114,7 @@ def test_a_repaired_run_is_in_no_number_and_no_curve_but_in_the_list_of_runs(fla
         assert repaired not in read_table(flattered.folder, name)[0][column]
     assert read_table(flattered.folder, "returns.csv")[0]["left_out_runs"] == repaired
     assert read_table(flattered.folder, "returns.csv")[0]["finished"] == "3"
-    assert float(read_table(flattered.folder, "time.csv")[0]["wall_s"]) == pytest.approx(60.1)
+    assert float(read_table(flattered.folder, "time.csv")[0]["wall_s"]) == pytest.approx(1.5 * 60.1)
     data = load_runs(flattered.folder)
     assert repaired not in collect_points(data)
     assert all(repaired not in picture.runs for picture in compose_report(data).pictures)
@@ -351,7 +352,7 @@ def test_hostile_events_are_named_and_break_nothing(experiment: Any) -> None:
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     torn = '{"event": "guard", "run": "' + run.id
-    (experiment.folder / "events.jsonl").write_text(text + '"guard"' + "[" * 3000 + "\n" + torn)
+    (experiment.folder / "events.jsonl").write_text(text + '{"event": "guard", "run": ' + "[" * 3000 + "\n" + torn)
     paths = write_report(experiment.folder)
     assert f"warning: run {run.id}: events.jsonl has 1 unreadable guard line(s), left out: 1\n" in paths.text
     assert "warning: events.jsonl has 2 guard line(s), without a run: 2, 3\n" in paths.text
@@ -430,6 +431,18 @@ def test_a_decision_about_a_number_that_was_not_finite_is_a_divergence_whatever_
     append_event(experiment.folder / "events.jsonl", "guard", run=failed.id, **line)
     runs = build_ladder(load_runs(experiment.folder)).rungs[0].runs
     assert [run.not_finite for run in runs] == ["the guard says non-finite", "the guard says non-finite", ""]
+
+
+def test_where_a_repaired_run_ended_says_nothing_of_its_settings(experiment: Any) -> None:
+    add_rung(experiment, 4096, (-100.0, -100.0, -5000.0), repaired=(2,))
+    evidence = {}
+    for include in (False, True):
+        ladder = build_ladder(load_runs(experiment.folder, include))
+        (judgement, *_) = judge_claims(ladder, recommend(ladder))
+        evidence[include] = (judgement.verdict, judgement.evidence)
+    assert evidence[False] == ("not decided", "batch_size=4096: 3 of 3 finished, 1 repaired and left out")
+    assert evidence[True][0] == "confirmed"
+    assert "evaluations from -1000 to -5000" in evidence[True][1]
 
 
 def test_a_run_that_was_repaired_back_to_health_is_not_healthy(experiment: Any) -> None:
