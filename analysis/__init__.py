@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["load_runs"]
 
 
-def load_runs(experiment_dir: Path | str) -> ExperimentData:
+def load_runs(experiment_dir: Path | str, include_repaired: bool = False) -> ExperimentData:
     """Read an experiment's folder as tidy frames; see `analysis.load.load_runs`. Imports pandas when called."""
     from analysis.load import load_runs as load
 
-    return load(experiment_dir)
+    return load(experiment_dir, include_repaired)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.axes import find_axes, join_words, locate
-from analysis.load import MISSING, ExperimentData, is_done
+from analysis.load import MISSING, ExperimentData, is_counted, is_done, show_state
 from analysis.records import NOT_THERE
 from analysis.statistics import Interval, interquartile_mean, stratified_bootstrap_interval
 
@@ -46,13 +46,14 @@ class Arm:
     shares: Mapping[str, Fraction]
 
     @property
-    def done(self) -> pd.DataFrame:
-        return self.runs[is_done(self.runs)]
+    def counted(self) -> pd.DataFrame:
+        """The rows whose numbers may enter a statistic."""
+        return self.runs[is_counted(self.runs)]
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What the finished runs of an arm say.
+    """What the runs of an arm say that count: the finished ones, but for `left_out`, which the guard repaired.
 
     Numbers are None where nothing was measured and NaN or infinite where a finished run's were. `problem` says why the
     arm can't be ranked and is empty where it can; `verdict` compares it with the best arm of its task.
@@ -61,6 +62,7 @@ class ArmResult:
     arm: Arm
     planned: int
     finished: int
+    left_out: int = 0
     iqm: float | None = None
     interval: Interval = _NO_INTERVAL
     mean: float | None = None
@@ -70,6 +72,10 @@ class ArmResult:
     problem: str = ""
     verdict: str = ""
     is_best: bool = False
+
+    @property
+    def counted(self) -> int:
+        return self.finished - self.left_out
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ class Comparison:
         """Name an arm in words: `learning_rate=0.001`; `all runs` where nothing is swept but the seed."""
         pairs = zip(self.task_keys + self.keys, arm.task + arm.values, strict=True)
         return ", ".join(f"{key}={value}" for key, value in pairs) or "all runs"
+
+
+def show_left_out(result: ArmResult) -> str:
+    """Write how many finished runs an arm's numbers leave out, to follow a count of finished ones; empty for none."""
+    return f", {result.left_out} left out" if result.left_out else ""
 
 
 def show_value(value: object) -> str:
@@ -145,26 +156,27 @@ def group_arms(data: ExperimentData, task_keys: tuple[str, ...], keys: tuple[str
 
 
 def summarise_arm(arm: Arm) -> ArmResult:
-    """Give the numbers of an arm, from its finished runs alone, before it is compared."""
-    done = arm.done
-    result = ArmResult(arm, planned=len(arm.runs), finished=len(done))
-    if result.finished < result.planned:
+    """Give the numbers of an arm, from the runs that count alone, before it is compared."""
+    counted = arm.counted
+    finished = int(is_done(arm.runs).sum())
+    result = ArmResult(arm, planned=len(arm.runs), finished=finished, left_out=finished - len(counted))
+    if result.counted < result.planned:
         result = replace(result, problem=describe_missing(arm))
-    if done.empty:
+    if counted.empty:
         return result
-    train_mean, train_sd = _mean_and_sd(done["train_return"], done["train_problem"])
+    train_mean, train_sd = _mean_and_sd(counted["train_return"], counted["train_problem"])
     result = replace(result, train_mean=train_mean, train_sd=train_sd)
-    mean, sd = _mean_and_sd(done["final_mean"], done["final_problem"])
-    faulty = done[done["final_problem"].notna()]
+    mean, sd = _mean_and_sd(counted["final_mean"], counted["final_problem"])
+    faulty = counted[counted["final_problem"].notna()]
     if not faulty.empty:
         causes = "; ".join(
             f"{problem} in {_name_runs(runs['id'].tolist())}"
             for problem, runs in faulty.groupby("final_problem", sort=False)
         )
         return replace(result, iqm=mean, mean=mean, problem="; ".join(filter(None, (result.problem, causes))))
-    values = done["final_mean"].to_numpy()
+    values = counted["final_mean"].to_numpy()
     strata: dict[str, list[float]] = {}
-    for value, stratum in zip(values, np.array(arm.strata)[is_done(arm.runs)], strict=True):
+    for value, stratum in zip(values, np.array(arm.strata)[is_counted(arm.runs)], strict=True):
         strata.setdefault(stratum, []).append(value)
     interval = stratified_bootstrap_interval(list(strata.values()))
     return replace(result, iqm=float(interquartile_mean(values)), interval=interval, mean=mean, sd=sd)
@@ -189,18 +201,20 @@ def _mean_and_sd(values: pd.Series[float], problems: pd.Series[str]) -> tuple[fl
 
 
 def describe_missing(arm: Arm) -> str:
-    """Say how many runs of an arm finished and what the others are: `2 of 3 finished, 1 FAILED (oom)`."""
-    left = arm.runs[~is_done(arm.runs)]
-    states = left["state"] + left["reason"].map(lambda reason: f" ({reason})" if isinstance(reason, str) else "")
-    counts = dict.fromkeys(states, 0)
-    for state in states:
-        counts[state] += 1
-    parts = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{len(arm.runs) - len(left)} of {len(arm.runs)} finished, {parts}"
+    """Say how many runs of an arm finished, what the others are, and how many are left out though they did.
+
+    `2 of 3 finished, 1 FAILED (oom)`, `3 of 3 finished, 1 repaired and left out`.
+    """
+    done = is_done(arm.runs)
+    counts = Counter(show_state(row) for row in arm.runs[~done].to_dict("records"))
+    parts = [f"{count} {state}" for state, count in counts.items()]
+    left_out = int((done & ~is_counted(arm.runs)).sum())
+    parts += [f"{left_out} repaired and left out"] if left_out else []
+    return f"{int(done.sum())} of {len(arm.runs)} finished, {', '.join(parts)}"
 
 
 def rank_arms(results: Sequence[ArmResult]) -> list[ArmResult]:
-    """Compare each arm with the best of its task. Only arms whose planned runs have all finished take part.
+    """Compare each arm with the best of its task. Only arms whose planned runs all count take part.
 
     No arm of a task is the best where its arms average over different other settings.
     """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.arms import FIRST, Comparison
+from analysis.checks import warn_of_repaired
 from analysis.endings import show_path
 from analysis.figures import Picture
 from analysis.ladder_advice import recommend
@@ -27,7 +28,7 @@ from analysis.ladder_tables import (
 )
 from analysis.load import ExperimentData, ExperimentError, load_runs, read_plan
 from analysis.markdown import escape, render_table
-from analysis.report import LOCK_PATIENCE_S, ReportBusyError, hold_lock
+from analysis.report import LOCK_PATIENCE_S, ReportBusyError, add_include_repaired, hold_lock
 from analysis.returns import warn_of_few_seeds
 from analysis.tables import Table, render_text, to_csv
 from experiment.files import write_atomically
@@ -96,8 +97,9 @@ def compose_ladder_report(data: ExperimentData, peak: GemmPeak, threshold: float
 def find_warnings(ladder: Ladder) -> list[str]:
     """Say what makes the recommendation less sure than it looks."""
     results = tuple(rung.result for rung in ladder.rungs)
-    warnings = warn_of_few_seeds(Comparison(FIRST, "", ladder.task_keys, ladder.keys, results))
-    runs = [run for rung in ladder.rungs for run in rung.done]
+    comparison = Comparison(FIRST, "", ladder.task_keys, ladder.keys, results)
+    warnings = [*warn_of_repaired(ladder.data, comparison), *warn_of_few_seeds(comparison)]
+    runs = [run for rung in ladder.rungs for run in rung.counted]
     for name, values in (
         ("hosts", {run.host for run in runs}),
         ("devices", {run.device for run in runs}),
@@ -114,6 +116,7 @@ def write_ladder_report(
     threshold: float | None = None,
     measure_peak: bool = True,
     patience_s: float = LOCK_PATIENCE_S,
+    include_repaired: bool = False,
 ) -> LadderPaths:
     """Write `batch_size.md`, `.csv` and `.png` into the `report/` of an experiment, whatever state its runs are in.
 
@@ -124,6 +127,7 @@ def write_ladder_report(
         threshold: return whose first reaching is timed.
         measure_peak: whether to measure this machine's GEMM peak, which takes a second.
         patience_s: how long to wait for another writer.
+        include_repaired: whether runs that the training-health guard repaired may enter statistics.
 
     Raises:
         ExperimentError: the folder is not an experiment; nothing is written.
@@ -135,7 +139,7 @@ def write_ladder_report(
     target = folder / "report"
     target.mkdir(exist_ok=True)
     with hold_lock(target / ".lock", patience_s):
-        data = load_runs(folder)
+        data = load_runs(folder, include_repaired)
         report = compose_ladder_report(data, find_peak(data.environment, measure_peak), threshold)
         markdown, table, picture = (target / f"{NAME}{suffix}" for suffix in (".md", ".csv", ".png"))
         write_atomically(table, [to_csv(report.costs)])
@@ -170,9 +174,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "best final IQM",
     )
     parser.add_argument("--no-peak", action="store_true", help="do not measure this machine's GEMM peak")
+    add_include_repaired(parser)
     chosen = parser.parse_args(arguments)
     try:
-        paths = write_ladder_report(chosen.experiment, chosen.threshold, measure_peak=not chosen.no_peak)
+        paths = write_ladder_report(
+            chosen.experiment,
+            chosen.threshold,
+            measure_peak=not chosen.no_peak,
+            include_repaired=chosen.include_repaired,
+        )
     except ExperimentError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -7,13 +7,18 @@ from typing import Any
 
 from analysis.arms import SEED, Comparison
 from analysis.axes import find_axes, join_words, locate
-from analysis.load import ExperimentData, is_done
+from analysis.load import ExperimentData, is_counted, is_done
 from analysis.returns import warn_of_few_seeds
+
+INCLUDE_REPAIRED = "--include-repaired"
+"""The flag with which repaired runs enter statistics."""
+_NAMED_ARMS = 6
 
 
 def find_warnings(data: ExperimentData, comparison: Comparison) -> list[str]:
     """Give every warning that belongs at the top of the report, the gravest first."""
     return [
+        *warn_of_repaired(data, comparison),
         *_warn_of_problems(comparison),
         *find_axes_without_effect(data),
         *_warn_of_versions(data),
@@ -22,6 +27,27 @@ def find_warnings(data: ExperimentData, comparison: Comparison) -> list[str]:
         *_warn_of_stale(data),
         *data.warnings,
     ]
+
+
+def warn_of_repaired(data: ExperimentData, comparison: Comparison) -> list[str]:
+    """Say how many runs the guard repaired, of which arms, and whether their numbers are in the statistics."""
+    runs = data.unique_runs
+    count = int(runs["repaired"].sum())
+    if not count:
+        return []
+    repaired = [(result, int(result.arm.runs["repaired"].sum())) for result in comparison.results]
+    arms = [f"{comparison.describe(result.arm)} ({own} of {result.planned})" for result, own in repaired if own]
+    more = f"; {len(arms) - _NAMED_ARMS} more" if len(arms) > _NAMED_ARMS else ""
+    lead = f"{count} of {len(runs)} runs {'was' if count == 1 else 'were'} repaired by the training-health guard"
+    where = f"{'; '.join(arms[:_NAMED_ARMS])}{more}"
+    if data.include_repaired:
+        return [f"{lead} and {_be(count)} in every statistic, as asked for ({INCLUDE_REPAIRED}): {where}."]
+    them = "it" if count == 1 else "them"
+    return [f"{lead} and {_be(count)} left out of every statistic: {where}. {INCLUDE_REPAIRED} brings {them} in."]
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _warn_of_problems(comparison: Comparison) -> list[str]:
@@ -71,13 +97,13 @@ def _same(first: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool
 
 
 def _group_by_others(data: ExperimentData, keys: Sequence[str]) -> list[list[Mapping[str, Any]]]:
-    """Give the finished combinations that differ in some keys alone, one of each point."""
+    """Give the combinations that count and differ in some keys alone, one of each point."""
     others = [name for name in data.swept if name not in keys]
     names = ["id", "state_hash", "metrics_hash"]
     rows: list[Mapping[str, Any]] = [dict(zip(names, row, strict=True)) for row in data.runs[names].to_numpy()]
     groups: dict[tuple[str, ...], dict[tuple[str, ...], Mapping[str, Any]]] = {}
-    for combination, row, done in zip(data.plan, rows, is_done(data.runs), strict=True):
-        if done:
+    for combination, row, counted in zip(data.plan, rows, is_counted(data.runs), strict=True):
+        if counted:
             place = locate(combination.settings, others)
             groups.setdefault(place, {}).setdefault(locate(combination.settings, keys), row)
     return [list(group.values()) for group in groups.values() if len(group) > 1]
@@ -98,7 +124,8 @@ def _warn_of_versions(data: ExperimentData) -> list[str]:
 def _warn_of_guard(data: ExperimentData) -> list[str]:
     done = data.unique_runs[is_done(data.unique_runs)]
     unwell = done[done["guard"].notna() & (done["guard"] != "healthy")]
-    return [f"{row.label} ({row.id}): the training-health guard says {row.guard}." for row in unwell.itertuples()]
+    rows = ((row, " and repaired it" if row.repaired else "") for row in unwell.itertuples())
+    return [f"{row.label} ({row.id}): the training-health guard says {row.guard}{also}." for row, also in rows]
 
 
 def _warn_of_stale(data: ExperimentData) -> list[str]:

@@ -10,7 +10,8 @@ from analysis.checks import find_warnings
 from analysis.costs import describe_resumes, tabulate_memory, tabulate_parameters, tabulate_time
 from analysis.endings import tabulate_endings, tabulate_stale
 from analysis.figures import Picture, draw_figures
-from analysis.load import ExperimentData, is_done
+from analysis.guard_table import tabulate_guard
+from analysis.load import ExperimentData, is_counted, is_done
 from analysis.returns import (
     EVALUATION_MEAN,
     RUNS,
@@ -71,6 +72,7 @@ def compose_report(data: ExperimentData) -> Report:
         Section("Returns", tables=tuple(returns)),
         Section("Figures", tuple(left_out), pictures=tuple(pictures)),
         Section("Unfinished runs", tables=_keep_filled(tabulate_endings(data), tabulate_stale(data))),
+        Section("Guard", tables=_keep_filled(tabulate_guard(data))),
         Section(
             "Cost",
             tuple(describe_resumes(data)),
@@ -103,7 +105,7 @@ def _keep_filled(*tables: Table) -> tuple[Table, ...]:
 
 
 def answer_in_short(data: ExperimentData, comparison: Comparison) -> str:
-    """Say in one or two sentences how many runs finished, which arm is best, and how sure that is.
+    """Say in a few sentences how many runs finished and count, which arm is best, and how sure that is.
 
     The comparison is the first one, of full combinations: it averages over seeds alone.
     """
@@ -111,7 +113,10 @@ def answer_in_short(data: ExperimentData, comparison: Comparison) -> str:
     runs = data.unique_runs
     done = int(is_done(runs).sum())
     count = f"{done} of {len(runs)} {'run' if len(runs) == 1 else 'runs'} finished."
-    if not done:
+    counted = int(is_counted(runs).sum())
+    if counted < done:
+        count += f" {done - counted} of them {'was' if done - counted == 1 else 'were'} repaired and left out."
+    if not counted:
         return f"{count} There are no returns to report."
     tasks = dict.fromkeys(result.arm.task for result in comparison.results)
     groups = [[result for result in comparison.results if result.arm.task == task] for task in tasks]

@@ -66,10 +66,10 @@ def tabulate_memory(comparison: Comparison) -> Table:
     rows = []
     records = []
     for arm in _finished_arms(comparison):
-        peaks = [arm.done[name].max() for name in names]
+        peaks = [arm.counted[name].max() for name in names]
         name = comparison.describe(arm)
-        rows.append((Cell(name), *(Cell(show_bytes(peak)) for peak in peaks), list_runs(arm.done["id"])))
-        records.append([name, *peaks, " ".join(arm.done["id"])])
+        rows.append((Cell(name), *(Cell(show_bytes(peak)) for peak in peaks), list_runs(arm.counted["id"])))
+        records.append([name, *peaks, " ".join(arm.counted["id"])])
     return Table(
         name="memory",
         title="Memory",
@@ -86,8 +86,8 @@ def tabulate_time(comparison: Comparison) -> Table:
     rows = []
     records = []
     for arm in _finished_arms(comparison):
-        medians = {name: float(arm.done[name].median()) for name in names}
-        attempts = arm.done["attempts"].sum(min_count=1)
+        medians = {name: float(arm.counted[name].median()) for name in names}
+        attempts = arm.counted["attempts"].sum(min_count=1)
         name = comparison.describe(arm)
         rows.append(
             (
@@ -95,10 +95,10 @@ def tabulate_time(comparison: Comparison) -> Table:
                 *(Cell(show_seconds(medians[name])) for name in names[:2]),
                 *(Cell(_show_rate(medians[name])) for name in names[2:]),
                 Cell(show_count(attempts)),
-                list_runs(arm.done["id"]),
+                list_runs(arm.counted["id"]),
             )
         )
-        records.append([name, *medians.values(), attempts, " ".join(arm.done["id"])])
+        records.append([name, *medians.values(), attempts, " ".join(arm.counted["id"])])
     return Table(
         name="time",
         title="Time",
@@ -112,7 +112,7 @@ def tabulate_time(comparison: Comparison) -> Table:
 
 
 def _finished_arms(comparison: Comparison) -> list[Arm]:
-    return [result.arm for result in comparison.results if result.finished]
+    return [result.arm for result in comparison.results if result.counted]
 
 
 def _show_rate(value: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.load import ExperimentData, is_done
+from analysis.load import ExperimentData, is_done, show_state
 from analysis.tables import DASH, Cell, Table, list_runs
 from experiment.run import State
 
@@ -27,7 +27,6 @@ def tabulate_endings(data: ExperimentData) -> Table:
     rows = []
     records = []
     for row in left.to_dict("records"):
-        state = f"{row['state']} ({row['reason']})" if isinstance(row["reason"], str) else row["state"]
         log = data.run(row["id"]).console_path(row["attempt"])
         exists = row["attempt"] > 0 and log.exists()
         words = " / ".join(read_last_lines(log, _LAST_LINES if row["state"] == State.FAILED else 1)) if exists else ""
@@ -36,7 +35,7 @@ def tabulate_endings(data: ExperimentData) -> Table:
         rows.append(
             (
                 Cell(row["label"]),
-                Cell(state),
+                Cell(show_state(row)),
                 Cell(words or DASH),
                 Cell(path or DASH, code=exists),
                 Cell(command or DASH, code=bool(command)),

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from analysis.arms import FIRST, NOT_COMPARABLE, Arm, ArmResult, Comparison
-from analysis.load import ExperimentData, is_done
+from analysis.arms import FIRST, NOT_COMPARABLE, Arm, ArmResult, Comparison, show_left_out
+from analysis.load import ExperimentData, is_counted
 from analysis.statistics import interquartile_mean, stratified_bootstrap_interval
 
 CURVE = "eval/mean_reward"
@@ -94,33 +94,33 @@ def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tup
 
 
 def collect_points(data: ExperimentData) -> dict[str, dict[int, float]]:
-    """Give the finite evaluation returns of each finished run by environment step; the last one of a step counts."""
+    """Give the finite evaluation returns of each run that counts by environment step; the last one of a step counts."""
     points: dict[str, dict[int, float]] = {}
     if CURVE not in data.metrics:
         return points
-    finished = set(data.unique_runs.loc[is_done(data.unique_runs), "id"])
-    rows = data.metrics[np.isfinite(data.metrics[CURVE]) & data.metrics["id"].isin(finished)]
+    counted = set(data.unique_runs.loc[is_counted(data.unique_runs), "id"])
+    rows = data.metrics[np.isfinite(data.metrics[CURVE]) & data.metrics["id"].isin(counted)]
     for run_id, env_step, value in zip(rows["id"], rows["env_step"].tolist(), rows[CURVE].tolist(), strict=True):
         points.setdefault(run_id, {})[env_step] = value
     return points
 
 
 def align_curve(arm: Arm, points: Mapping[str, Mapping[int, float]]) -> Curve | None:
-    """Give an arm's curve at the steps that all of its finished runs have; None where there are none."""
-    done = is_done(arm.runs)
-    own = [points.get(run_id, {}) for run_id in arm.runs.loc[done, "id"]]
+    """Give an arm's curve at the steps that all of its runs that count have; None where there are none."""
+    counted = is_counted(arm.runs)
+    own = [points.get(run_id, {}) for run_id in arm.runs.loc[counted, "id"]]
     steps = sorted(set.intersection(*(set(values) for values in own))) if own else []
     if not steps:
         return None
     returns = np.array([[values[step] for step in steps] for values in own], dtype=np.float64)
-    return Curve(np.array(steps, dtype=np.int64), returns, tuple(np.array(arm.strata)[done]))
+    return Curve(np.array(steps, dtype=np.int64), returns, tuple(np.array(arm.strata)[counted]))
 
 
 def describe_gaps(data: ExperimentData) -> list[str]:
-    """Name the finished runs that have evaluations which aren't finite, and so have gaps in their curves."""
+    """Name the runs that count and have evaluations which aren't finite, and so have gaps in their curves."""
     rows = zip(data.metrics["id"], data.metrics["not_finite"], strict=True)
     counts = Counter(run_id for run_id, names in rows if CURVE in names.split())
-    runs = data.unique_runs[is_done(data.unique_runs) & data.unique_runs["id"].isin(list(counts))]
+    runs = data.unique_runs[is_counted(data.unique_runs) & data.unique_runs["id"].isin(list(counts))]
     return [
         f"{row.label} ({row.id}): {counts[str(row.id)]} evaluations are not finite and are left out of the curves."
         for row in runs.itertuples()
@@ -160,7 +160,7 @@ def _draw_curves(
         name,
         f"Learning curves{comparison.title.removeprefix('Returns')}{where}",
         png,
-        tuple(run_id for arm in shown for run_id in arm.done["id"]),
+        tuple(run_id for arm in shown for run_id in arm.counted["id"]),
         (
             "Thick: interquartile mean over finished runs, with its 95 % interval. Thin: single runs. "
             "Drawn at the steps that all runs of an arm have, on the selection seeds.",
@@ -206,7 +206,7 @@ def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str)
         name,
         f"Final returns{comparison.title.removeprefix('Returns')}{where}",
         png,
-        tuple(run_id for result in results for run_id in result.arm.done["id"]),
+        tuple(run_id for result in results for run_id in result.arm.counted["id"]),
         (
             "Dot and line: interquartile mean and its 95 % interval; hollow: an arm that is not ranked. "
             "Small dots: single finished runs.",
@@ -223,11 +223,12 @@ def _warn_of_other_settings(results: Sequence[ArmResult]) -> list[str]:
 
 def _draw_arm(axes: Axes, row: int, result: ArmResult) -> None:
     colour = _COLOURS[0] if result.is_best else "#4d4d4d"
-    values = result.arm.done["final_mean"].to_numpy(dtype=np.float64)
+    values = result.arm.counted["final_mean"].to_numpy(dtype=np.float64)
     values = values[np.isfinite(values)]
     axes.plot(values, np.full(len(values), row + 0.22), "o", color=colour, alpha=0.45, markersize=2.6, linewidth=0)
     if result.iqm is None or not np.isfinite(result.iqm):
-        reason = "no finished run" if result.finished == 0 else "not finite, or not measured"
+        reason = "not finite, or not measured" if result.counted else "no finished run"
+        reason = "repaired runs are left out" if result.finished and not result.counted else reason
         axes.annotate(reason, (0.5, row), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8)
         return
     if result.interval.exists:
@@ -242,7 +243,7 @@ def _name(arm: Arm) -> str:
 
 
 def _count(result: ArmResult) -> str:
-    return f"{result.finished} of {result.planned} finished"
+    return f"{result.finished} of {result.planned} finished" + show_left_out(result)
 
 
 @contextmanager

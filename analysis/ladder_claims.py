@@ -81,11 +81,12 @@ def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterat
 def find_divergence(run: RunFacts, margin: float) -> str:
     """Say how a run diverged: a number that wasn't finite, or an end below its start; empty where it didn't.
 
-    Start and end are its first and last evaluation, on the same selection seeds; only a finished run has an end.
+    Start and end are its first and last evaluation, on the same selection seeds; only a run that counts has an end:
+    that of a repaired run isn't what its settings led to.
     """
     if run.not_finite:
         return run.not_finite
-    if run.is_done and len(run.points) > 1 and run.points[-1].value < run.points[0].value - margin:
+    if run.is_counted and len(run.points) > 1 and run.points[-1].value < run.points[0].value - margin:
         return f"evaluations from {run.points[0].value:.4g} to {run.points[-1].value:.4g}"
     return ""
 

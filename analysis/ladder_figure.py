@@ -25,9 +25,9 @@ _GREY = "#4d4d4d"
 
 
 def draw_ladder(ladder: Ladder) -> Picture | None:
-    """Give the picture, a row for each schedule, rule and environment; None where no run has finished."""
+    """Give the picture, a row for each schedule, rule and environment; None where no run counts."""
     sides = list(ladder.sides.items())[:MAX_SIDES]
-    runs = tuple(run.id for _, rungs in sides for rung in rungs for run in rung.done)
+    runs = tuple(run.id for _, rungs in sides for rung in rungs for run in rung.counted)
     if not runs:
         return None
     points = collect_points(ladder.data)
@@ -88,7 +88,7 @@ def _draw_curves(
         if curve is None:
             axes.plot([], [], color=colour, label=f"{label}: no curve")
             continue
-        times = [{point.env_step: point.wall_s for point in run.points} for run in rung.done]
+        times = [{point.env_step: point.wall_s for point in run.points} for run in rung.counted]
         wall = [find_median([own[step] for own in times]) for step in curve.steps.tolist()]
         if len(curve.returns) > 1:
             low, high = compute_band(curve)

@@ -43,17 +43,18 @@ class Rung:
     runs: tuple[RunFacts, ...]
 
     @property
-    def done(self) -> list[RunFacts]:
-        return [run for run in self.runs if run.is_done]
+    def counted(self) -> list[RunFacts]:
+        """The runs whose numbers may enter a statistic."""
+        return [run for run in self.runs if run.is_counted]
 
     @property
     def is_finished(self) -> bool:
-        """True where all planned runs are finished and their returns are finite numbers: only such are ranked."""
+        """True where all planned runs are finished and count, and their returns are finite: only such are ranked."""
         return not self.result.problem
 
     @property
     def healthy(self) -> int:
-        """How many of its planned runs are finished and healthy."""
+        """How many of its planned runs are finished and healthy; a repaired one isn't."""
         return sum(run.is_healthy for run in self.runs)
 
     @property
@@ -65,16 +66,16 @@ class Rung:
         return sum(run.guard_events for run in self.runs)
 
     def median(self, name: str) -> float | None:
-        """Give the median of a number of `RunFacts` over the finished runs."""
-        return find_median([getattr(run, name) for run in self.done])
+        """Give the median of a number of `RunFacts` over the runs that count."""
+        return find_median([getattr(run, name) for run in self.counted])
 
     @cached_property
     def wall(self) -> tuple[float, Interval] | None:
-        """IQM of the wall time with its interval, by the rules for returns; None where a finished run has none."""
+        """IQM of the wall time with its interval, by the rules for returns; None where a run that counts has none."""
         arm = self.result.arm
         times: dict[str, list[float]] = {}
         for run, stratum in zip(self.runs, arm.strata, strict=True):
-            if run.is_done:
+            if run.is_counted:
                 if run.wall_s is None:
                     return None
                 times.setdefault(stratum, []).append(run.wall_s)
@@ -89,8 +90,8 @@ class Rung:
         return own.high < others.low
 
     def find_crossings(self, threshold: float | None) -> list[Point | None]:
-        """Give for each finished run the evaluation that reached a threshold, None where none did."""
-        return [] if threshold is None else [run.find_crossing(threshold) for run in self.done]
+        """Give for each run that counts the evaluation that reached a threshold, None where none did."""
+        return [] if threshold is None else [run.find_crossing(threshold) for run in self.counted]
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def find_threshold(rungs: Sequence[Rung]) -> float | None:
 
 
 def find_span(rungs: Sequence[Rung]) -> tuple[float, float] | None:
-    """Give the worst first evaluation of finished runs and the best final IQM of finished rungs, if that is higher."""
+    """Give the worst first evaluation of runs that count and the best final IQM of finished rungs, if higher."""
     finals = [rung.result.iqm for rung in rungs if rung.is_finished and rung.result.iqm is not None]
-    firsts = [run.points[0].value for rung in rungs for run in rung.done if run.points]
+    firsts = [run.points[0].value for rung in rungs for run in rung.counted if run.points]
     return (min(firsts), max(finals)) if finals and firsts and max(finals) > min(firsts) else None

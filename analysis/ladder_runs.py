@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures import CURVE
+from analysis.guard import Decision
 from analysis.ladder_flops import count_update_flops
 from analysis.load import ExperimentData
-from analysis.records import read_number
-from experiment.files import read_json
 from experiment.run import State
 
 NOISE_SCALE = "train/noise_scale"
 HEALTHY = "healthy"
+NON_FINITE = "non-finite"
 _PREFIX = "parameters/"
 
 
@@ -38,6 +36,8 @@ class RunFacts:
     """One planned run. Numbers of its ending are None where it isn't DONE or doesn't report them.
 
     Attributes:
+        is_counted: its numbers may enter a statistic; see `analysis.load.is_counted`.
+        is_repaired: it finished, but the training-health guard repaired it on the way.
         is_stopped_by_guard: it failed because the training-health guard ended it.
         verdict: of the guard at the run's end, empty before that and where there is none.
         guard_events: from the summary; of a run without one, its different guard lines in `events.jsonl`.
@@ -52,6 +52,8 @@ class RunFacts:
     id: str
     label: str
     is_done: bool
+    is_counted: bool
+    is_repaired: bool
     is_stopped_by_guard: bool
     verdict: str
     guard_events: int
@@ -70,7 +72,7 @@ class RunFacts:
 
     @property
     def is_healthy(self) -> bool:
-        return self.verdict == HEALTHY
+        return self.verdict == HEALTHY and not self.is_repaired
 
     def find_crossing(self, threshold: float) -> Point | None:
         """Give the first evaluation at or above a threshold."""
@@ -79,7 +81,6 @@ class RunFacts:
 
 def collect_runs(data: ExperimentData) -> dict[str, RunFacts]:
     """Give the facts of every planned run by its id."""
-    guard_lines = _count_guard_lines(data.folder / "events.jsonl")
     metrics = dict(list(data.metrics.groupby("id", sort=False)))
     settings = {combination.id: combination.settings for combination in data.plan}
     facts = {}
@@ -87,7 +88,7 @@ def collect_runs(data: ExperimentData) -> dict[str, RunFacts]:
         run_id = row["id"]
         rows = metrics.get(run_id, data.metrics.iloc[:0])
         own = {**settings[run_id], **data.configs.get(run_id, {})}
-        facts[run_id] = _collect_run(data, row, rows, own, guard_lines.get(run_id, 0))
+        facts[run_id] = _collect_run(data, row, rows, own)
     return facts
 
 
@@ -96,12 +97,8 @@ def _collect_run(
     row: Mapping[Any, Any],
     metrics: pd.DataFrame,
     settings: Mapping[str, Any],
-    guard_lines: int,
 ) -> RunFacts:
     run = data.run(row["id"])
-    summary = read_json(run.summary_path) if row["state"] == State.DONE else None
-    guard = (summary or {}).get("guard")
-    events = read_number(guard.get("events")) if isinstance(guard, dict) else None
     start = run.read_start(row["attempt"]) if row["attempt"] else {}
     batch, updates, rate = settings.get("batch_size"), _known(row["updates"]), _known(row["updates_per_s"])
     env_steps = _known(row["env_steps"])
@@ -111,10 +108,12 @@ def _collect_run(
         id=row["id"],
         label=row["label"],
         is_done=row["state"] == State.DONE,
+        is_counted=bool(row["counted"]),
+        is_repaired=bool(row["repaired"]),
         is_stopped_by_guard=row["state"] == State.FAILED and row["reason"] == "health",
         verdict=row["guard"] if isinstance(row["guard"], str) else "",
-        guard_events=guard_lines if events is None else int(events),
-        not_finite=_find_not_finite(row, metrics),
+        guard_events=data.guards[row["id"]].events,
+        not_finite=_find_not_finite(row, metrics, data.guards[row["id"]].decisions),
         points=_read_points(metrics),
         host=str(start.get("host", "")),
         device=row["used_device"] if isinstance(row["used_device"], str) else "",
@@ -152,32 +151,15 @@ def _find_noise_scale(metrics: pd.DataFrame) -> float | None:
     return find_median(values[np.isfinite(values)].tolist())
 
 
-def _find_not_finite(row: Mapping[Any, Any], metrics: pd.DataFrame) -> str:
+def _find_not_finite(row: Mapping[Any, Any], metrics: pd.DataFrame, decisions: Sequence[Decision]) -> str:
     rows = metrics[metrics["not_finite"] != ""]
     if not rows.empty:
         first = rows.iloc[0]
         return f"{first['not_finite'].split()[0]} was not finite at step {first['step']:,}"
     if not pd.isna(row["final_mean"]) and not math.isfinite(row["final_mean"]):
         return str(row["final_problem"])
-    return "the guard says non-finite" if row["guard"] == "non-finite" else ""
-
-
-def _count_guard_lines(path: Path) -> dict[str, int]:
-    """Give the different guard lines of each run; an attempt that repeats steps after a kill repeats its lines."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return {}
-    seen: dict[str, set[str]] = {}
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("event") == "guard":
-            what = {name: value for name, value in event.items() if name != "time"}
-            seen.setdefault(str(event.get("run")), set()).add(json.dumps(what, sort_keys=True))
-    return {run_id: len(different) for run_id, different in seen.items()}
+    said = [row["guard"], *(decision.verdict for decision in decisions)]
+    return f"the guard says {NON_FINITE}" if NON_FINITE in said else ""
 
 
 def find_median(values: Sequence[float | None]) -> float | None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.arms import show_left_out
 from analysis.ladder_advice import Advice, show_interval
 from analysis.ladder_claims import CLAIMED, Judgement
 from analysis.ladder_peak import GemmPeak
 from analysis.ladder_rungs import BATCH, Ladder, Rung
 from analysis.ladder_runs import NOISE_SCALE, find_median
+from analysis.returns import add_left_out
 from analysis.tables import (
     DASH,
     Cell,
@@ -40,8 +42,8 @@ def tabulate_returns(ladder: Ladder, advice: Advice) -> Table:
         steps, seconds, reached = _show_crossings(ladder, rung)
         cells = [Cell(iqm, strong), Cell(steps), Cell(seconds), Cell(reached), Cell(f"{rung.guard_events}")]
         cells += [Cell(f"{rung.healthy} of {len(rung.runs)}"), Cell(result.verdict or DASH)]
-        finished = Cell(f"{result.finished} of {result.planned}")
-        rows.append((*_name(rung, strong), finished, *cells, list_runs(run.id for run in rung.done)))
+        finished = Cell(f"{result.finished} of {result.planned}{show_left_out(result)}")
+        rows.append((*_name(rung, strong), finished, *cells, list_runs(run.id for run in rung.counted)))
     return Table(
         name=NAME,
         title="Returns and health by rung",
@@ -103,6 +105,10 @@ def _explain_returns(ladder: Ladder, decimals: int) -> list[str]:
         "Healthy: finished, with the training-health guard's verdict healthy, of all planned runs. "
         "Rungs with an unfinished run are not ranked.",
     ]
+    if any(rung.result.left_out for rung in ladder.rungs):
+        notes.append(
+            "Left out: runs that the guard repaired. They aren't healthy, and a rung that has one is not ranked."
+        )
     if ladder.varying_with:
         notes.append(f"Rungs differ in more than the batch: {', '.join(ladder.varying_with)} varies with it.")
     if ladder.pooled:
@@ -126,7 +132,7 @@ def tabulate_costs(ladder: Ladder, advice: Advice, peak: GemmPeak) -> Table:
             show_wall(rung),
             _show_digits(rung.median("noise_scale")),
         )
-        rows.append((*_name(rung, strong), *map(Cell, texts), list_runs(run.id for run in rung.done)))
+        rows.append((*_name(rung, strong), *map(Cell, texts), list_runs(run.id for run in rung.counted)))
     return Table(
         name=NAME,
         title="Cost by rung",
@@ -161,9 +167,9 @@ def find_peak_share(rung: Rung, peak: GemmPeak) -> float | None:
     Returns:
         None without a peak, or where a run was on a GPU or doesn't say its threads.
     """
-    if peak.gflop_per_s is None or any(run.device != "cpu" or not run.threads for run in rung.done):
+    if peak.gflop_per_s is None or any(run.device != "cpu" or not run.threads for run in rung.counted):
         return None
-    rates = [run.gflop_per_s / run.threads for run in rung.done if run.gflop_per_s is not None and run.threads]
+    rates = [run.gflop_per_s / run.threads for run in rung.counted if run.gflop_per_s is not None and run.threads]
     rate = find_median(rates)
     return None if rate is None else rate / peak.gflop_per_s
 
@@ -204,9 +210,9 @@ def _build_frame(ladder: Ladder, advice: Advice, peak: GemmPeak) -> pd.DataFrame
         record |= {"gpu_bytes": rung.median("gpu_bytes"), "wall_s": wall[0] if wall else None}
         record |= {"wall_low_95": wall[1].low if wall else None, "wall_high_95": wall[1].high if wall else None}
         record |= {"noise_scale": rung.median("noise_scale"), "compared": result.verdict}
-        record |= {"recommended": rung is advice.rung, "finished_runs": " ".join(run.id for run in rung.done)}
+        record |= {"recommended": rung is advice.rung, "finished_runs": " ".join(run.id for run in rung.counted)}
         records.append(record | {"planned_runs": " ".join(run.id for run in rung.runs)})
-    return pd.DataFrame(records)
+    return add_left_out(pd.DataFrame(records), [rung.result for rung in ladder.rungs])
 
 
 def tabulate_claimed(ladder: Ladder) -> Table:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from analysis.guard import GuardRecord, read_guards
 from analysis.records import FIXED_COLUMNS, read_config, read_run
 from experiment.files import read_json
 from experiment.loader import load_yaml
@@ -52,6 +53,8 @@ class ExperimentData:
             metrics of the row that were written as `nan`, `inf` or `-inf`.
         swept: the keys with more than one value over the plan, in the order of the settings.
         case_keys: the keys that the spec sets in `cases`, swept or not.
+        guards: by run id, what the training-health guard did.
+        include_repaired: True where runs that the guard repaired may enter statistics.
         configs: by run id, settings in `config.yaml` by dotted key, defaults filled in, for runs that have one.
         stale: id, label, state and folder of runs on disk that the plan doesn't name. They enter nothing else.
         command: the last that launched the experiment, ready to paste; empty where `events.jsonl` doesn't say.
@@ -66,6 +69,8 @@ class ExperimentData:
     metrics: pd.DataFrame
     swept: list[str]
     case_keys: frozenset[str]
+    guards: Mapping[str, GuardRecord]
+    include_repaired: bool
     configs: Mapping[str, Mapping[str, Any]]
     stale: pd.DataFrame
     command: str
@@ -87,8 +92,12 @@ class ExperimentData:
         return Run(self.folder / row["folder"], run_id, row["label"])
 
 
-def load_runs(experiment_dir: Path | str) -> ExperimentData:
+def load_runs(experiment_dir: Path | str, include_repaired: bool = False) -> ExperimentData:
     """Read an experiment's folder, whatever state its runs are in.
+
+    Args:
+        experiment_dir: `logs/<exp_name>`.
+        include_repaired: whether runs that the training-health guard repaired may enter statistics.
 
     Raises:
         ExperimentError: the folder or its plan isn't there, or a line of the plan can't be read.
@@ -97,15 +106,22 @@ def load_runs(experiment_dir: Path | str) -> ExperimentData:
     plan = read_plan(folder)
     runs, warnings = _find_planned(folder, plan)
     files = {run_id: read_run(run) for run_id, run in runs.items()}
+    records = {run_id: record for run_id, (record, _) in files.items()}
+    done = {run_id for run_id, record in records.items() if record["state"] == State.DONE}
+    guards, homeless = read_guards(folder / "events.jsonl", runs, done)
     configs = {run_id: read_config(run) for run_id, run in runs.items()}
     warnings += [f"run {run_id}: {warning}" for run_id, (_, warning) in configs.items() if warning]
     warnings += [f"run {run_id}: {log.warning}" for run_id, (_, log) in files.items() if log.warning]
+    warnings += [f"run {run_id}: {warning}" for run_id, guard in guards.items() for warning in guard.warnings]
+    warnings += [homeless] if homeless else []
     return ExperimentData(
         folder=folder,
         description=_read_description(folder / "spec.yaml"),
         plan=plan,
-        runs=_build_runs(plan, {run_id: record for run_id, (record, _) in files.items()}),
+        runs=_build_runs(plan, {i: _mark(record, guards[i], include_repaired) for i, record in records.items()}),
         metrics=_build_metrics([(run_id, row) for run_id, (_, log) in files.items() for row in log.rows]),
+        guards=guards,
+        include_repaired=include_repaired,
         swept=find_swept([combination.settings for combination in plan]),
         case_keys=_read_case_keys(folder / "spec.yaml"),
         configs={run_id: config for run_id, (config, _) in configs.items() if config},
@@ -243,6 +259,12 @@ def find_swept(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({canonical(row[key]) if key in row else MISSING for row in settings}) > 1]
 
 
+def _mark(record: Mapping[str, Any], guard: GuardRecord, include_repaired: bool) -> dict[str, Any]:
+    """Give a run's record with the one decision of whether its numbers count, which all statistics follow."""
+    counted = record["state"] == State.DONE and (include_repaired or not guard.repaired)
+    return dict(record) | {"repaired": guard.repaired, "counted": counted}
+
+
 def _build_runs(plan: Sequence[Combination], records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     rows = [{"id": row.id, "label": row.label} | dict(records[row.id]) for row in plan]
     columns = {name: build_column([row.get(name) for row in rows], kind) for name, kind in FIXED_COLUMNS.items()}
@@ -281,5 +303,19 @@ def _build_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFram
 
 
 def is_done(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Tell for each row whether its numbers may enter a statistic: only those of finished runs may."""
+    """Tell for each row whether its run has finished, for tables that list runs; statistics ask `is_counted`."""
     return runs["state"] == str(State.DONE)
+
+
+def is_counted(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Tell for each row whether its numbers may enter a statistic.
+
+    Those of unfinished runs never may, and those of runs that the guard repaired only where that was asked for.
+    """
+    return runs["counted"]
+
+
+def show_state(row: Mapping[Any, Any]) -> str:
+    """Write the state of a row of `ExperimentData.runs`: `DONE`, `FAILED (oom)`, `DONE (repaired)`."""
+    why = "repaired" if row["repaired"] else row["reason"]
+    return f"{row['state']} ({why})" if isinstance(why, str) else str(row["state"])

@@ -48,6 +48,8 @@ FIXED_COLUMNS: dict[str, str] = {
     "attempts": "Int64",
     "resume": "str",  # exact or episode
     "guard": "str",  # verdict of the training-health guard
+    "repaired": "bool",  # True where the guard repaired a DONE run: it trained under settings that aren't the plan's
+    "counted": "bool",  # True where the row may enter a statistic: DONE, and not repaired unless that was asked for
     "used_threads": "Int64",
     "state_hash": "str",
     "metrics_hash": "str",  # of all metric rows without what depends on the machine; missing where there are none
@@ -126,7 +128,10 @@ def read_number(value: object) -> float | None:
     """Give a number of a metric row or a summary, `nan`, `inf` and `-inf` read from their texts; None for no number."""
     if isinstance(value, str):
         return _TEXTS.get(value)
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 def read_config(run: Run) -> tuple[dict[str, Any], str]:
@@ -158,17 +163,17 @@ def read_run(run: Run) -> tuple[dict[str, Any], MetricLog]:
     log = read_metrics(run)
     done = status.state == State.DONE
     starts = [run.read_start(attempt) for attempt in range(1, status.attempt + 1)]
-    versions = [_text(start.get("code_version")) for start in starts]
+    versions = [read_text(start.get("code_version")) for start in starts]
     last = starts[-1] if starts else {}
     record = {
         "folder": run.folder.name,
         "state": str(status.state),
         "reason": status.reason,
         "attempt": status.attempt,
-        "started": max((text for start in starts if (text := _text(start.get("started")))), default=None),
+        "started": max((text for start in starts if (text := read_text(start.get("started")))), default=None),
         "code_version": next((version for version in reversed(versions) if version), None),
         "code_versions": " ".join(dict.fromkeys(version for version in versions if version)) or None,
-        "used_device": _text(last.get("device")),
+        "used_device": read_text(last.get("device")),
     }
     return (record | _read_ending(run, log) if done else record), log
 
@@ -187,9 +192,9 @@ def _read_ending(run: Run, log: MetricLog) -> dict[str, Any]:
     record |= {name: read_number(time.get(name)) for name in ("wall_s", "cpu_s")}
     record |= {name: read_number(throughput.get(name)) for name in ("env_steps_per_s", "updates_per_s")}
     record |= {name: _whole(summary.get(name)) for name in ("steps", "env_steps", "updates", "attempts")}
-    record |= {"resume": _text(summary.get("resume")), "guard": _text(_part(summary, "guard").get("verdict"))}
-    record |= {"used_threads": _whole(summary.get("threads")), "state_hash": _text(summary.get("state_hash"))}
-    named = {"code_version": _text(summary.get("code_version")), "used_device": _text(summary.get("device"))}
+    record |= {"resume": read_text(summary.get("resume")), "guard": read_text(_part(summary, "guard").get("verdict"))}
+    record |= {"used_threads": _whole(summary.get("threads")), "state_hash": read_text(summary.get("state_hash"))}
+    named = {"code_version": read_text(summary.get("code_version")), "used_device": read_text(summary.get("device"))}
     return record | {name: value for name, value in named.items() if value}
 
 
@@ -238,5 +243,6 @@ def _whole(value: object) -> int | None:
     return None if number is None or not math.isfinite(number) else int(number)
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+def read_text(value: object) -> str | None:
+    """Give a text that can be written to a file; None for none and an empty one."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.checks import INCLUDE_REPAIRED
 from analysis.contents import Report, compose_report
 from analysis.endings import show_path
 from analysis.load import ExperimentError, load_runs, read_plan
@@ -45,7 +46,9 @@ class ReportPaths:
     text: str
 
 
-def write_report(experiment_dir: Path | str, patience_s: float = LOCK_PATIENCE_S) -> ReportPaths:
+def write_report(
+    experiment_dir: Path | str, patience_s: float = LOCK_PATIENCE_S, include_repaired: bool = False
+) -> ReportPaths:
     """Write `report/` of an experiment anew, whatever state its runs are in.
 
     The same files give the same bytes. Each file is replaced in one piece; a lock keeps two writers apart, and the
@@ -54,6 +57,7 @@ def write_report(experiment_dir: Path | str, patience_s: float = LOCK_PATIENCE_S
     Args:
         experiment_dir: `logs/<exp_name>`.
         patience_s: how long to wait for another writer.
+        include_repaired: whether runs that the training-health guard repaired may enter statistics.
 
     Raises:
         ExperimentError: the folder is not an experiment; nothing is written.
@@ -65,7 +69,7 @@ def write_report(experiment_dir: Path | str, patience_s: float = LOCK_PATIENCE_S
     target = folder / "report"
     target.mkdir(exist_ok=True)
     with hold_lock(target / ".lock", patience_s):
-        report = compose_report(load_runs(folder))
+        report = compose_report(load_runs(folder, include_repaired))
         files = render_files(report)
         _replace_files(target, files)
     return ReportPaths(
@@ -116,13 +120,23 @@ def hold_lock(path: Path, patience_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def add_include_repaired(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the flag with which repaired runs enter statistics."""
+    parser.add_argument(
+        INCLUDE_REPAIRED,
+        action="store_true",
+        help="let runs that the training-health guard repaired enter the statistics; they are left out otherwise",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report and print what it says in short. Gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Write the report of an experiment.")
     parser.add_argument("experiment", type=Path, help="its folder, logs/<exp_name>")
+    add_include_repaired(parser)
     chosen = parser.parse_args(arguments)
     try:
-        paths = write_report(chosen.experiment)
+        paths = write_report(chosen.experiment, include_repaired=chosen.include_repaired)
     except ExperimentError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from analysis.arms import FEW_SEEDS, FIRST, NOT_COMPARABLE, SEED, ArmResult, Comparison, show_value
-from analysis.load import ExperimentData, is_done
+from analysis.arms import FEW_SEEDS, FIRST, NOT_COMPARABLE, SEED, ArmResult, Comparison, show_left_out, show_value
+from analysis.load import ExperimentData, is_counted, is_done, show_state
 from analysis.tables import DASH, Cell, Table, choose_decimals, list_runs, show_number
 
 EVALUATION = "Evaluation return: IQM [95 % interval]"
@@ -48,13 +50,13 @@ def choose_return_decimals(comparison: Comparison) -> int:
 def _to_cells(result: ArmResult, decimals: int) -> tuple[Cell, ...]:
     arm = result.arm
     cells = [Cell(text, strong=result.is_best) for text in arm.task + arm.values]
-    cells.append(Cell(f"{result.finished} of {result.planned}"))
+    cells.append(Cell(f"{result.finished} of {result.planned}{show_left_out(result)}"))
     cells.append(Cell(_show_iqm(result, decimals), strong=result.is_best))
     cells.append(Cell(_show_mean(result.mean, result.sd, decimals)))
     cells.append(Cell(_show_mean(result.train_mean, result.train_sd, decimals)))
-    cells.append(Cell(_show_seeds(arm.done)))
+    cells.append(Cell(_show_seeds(arm.counted)))
     cells.append(Cell(result.verdict or DASH, strong=result.is_best))
-    cells.append(list_runs(arm.done["id"]))
+    cells.append(list_runs(arm.counted["id"]))
     return tuple(cells)
 
 
@@ -96,19 +98,31 @@ def _to_frame(comparison: Comparison) -> pd.DataFrame:
                 *arm.values,
                 result.planned,
                 result.finished,
-                *_show_exactly(result.iqm, *ends, result.mean, result.sd),
-                *_show_exactly(result.train_mean, result.train_sd),
-                " ".join(find_seeds(arm.done)),
+                *show_exactly(result.iqm, *ends, result.mean, result.sd),
+                *show_exactly(result.train_mean, result.train_sd),
+                " ".join(find_seeds(arm.counted)),
                 result.verdict,
-                " ".join(arm.done["id"]),
+                " ".join(arm.counted["id"]),
                 " ".join(arm.runs["id"]),
             ]
         )
     numbers = ["planned", "finished", "iqm", "low_95", "high_95", "mean", "sd", "training_mean", "training_sd"]
-    return pd.DataFrame(rows, columns=[*keys, *numbers, "seeds", "compared", "finished_runs", "planned_runs"])
+    frame = pd.DataFrame(rows, columns=[*keys, *numbers, "seeds", "compared", "finished_runs", "planned_runs"])
+    return add_left_out(frame, comparison.results)
 
 
-def _show_exactly(*values: float | None) -> list[str]:
+def add_left_out(frame: pd.DataFrame, results: Sequence[ArmResult]) -> pd.DataFrame:
+    """Give a frame with a row for each arm the column `left_out_runs`, where any arm has such runs.
+
+    They are finished, but `finished_runs`, which names the runs behind the numbers, is without them.
+    """
+    if not any(result.left_out for result in results):
+        return frame
+    left_out = [result.arm.runs[is_done(result.arm.runs) & ~is_counted(result.arm.runs)] for result in results]
+    return frame.assign(left_out_runs=[" ".join(runs["id"]) for runs in left_out])
+
+
+def show_exactly(*values: float | None) -> list[str]:
     """Write numbers so that they read back to the bit: empty for none, and `nan` only where a run gave it."""
     return ["" if value is None else repr(float(value)) for value in values]
 
@@ -133,19 +147,21 @@ def _explain(comparison: Comparison) -> tuple[str, ...]:
             "Arms with an unfinished run are not ranked. "
             "An arm whose interval overlaps the best arm's is not told apart from it."
         )
+    if any(result.left_out for result in comparison.results):
+        notes.append("Left out: runs that the training-health guard repaired. An arm that has one is not ranked.")
     if comparison.task_keys:
         notes.append(f"Returns are compared within one {' and '.join(comparison.task_keys)}, never across.")
     return tuple(notes)
 
 
 def _count_episodes(comparison: Comparison) -> str:
-    counts = {int(count) for result in comparison.results for count in result.arm.done["final_episodes"].dropna()}
+    counts = {int(count) for result in comparison.results for count in result.arm.counted["final_episodes"].dropna()}
     return f"a run's {counts.pop()} episodes" if len(counts) == 1 else "a run's episodes"
 
 
 def warn_of_few_seeds(comparison: Comparison) -> list[str]:
     """Give a warning where an arm's interval rests on fewer than five seeds."""
-    counts = sorted({len(find_seeds(result.arm.done)) for result in comparison.results if result.finished})
+    counts = sorted({len(find_seeds(result.arm.counted)) for result in comparison.results if result.counted})
     if not counts or counts[0] >= FEW_SEEDS:
         return []
     if counts[-1] == 1:
@@ -158,14 +174,16 @@ def warn_of_few_seeds(comparison: Comparison) -> list[str]:
 
 
 def tabulate_runs(data: ExperimentData) -> Table:
-    """Give every planned run with its own numbers; the CSV file has all columns of `ExperimentData.runs`."""
+    """Give every planned run with its own numbers; the CSV file has all columns of `ExperimentData.runs`.
+
+    Whether a run was repaired, and so counts, is among them only where one was.
+    """
     runs = data.unique_runs
     done = is_done(runs)
     numbers = [*runs.loc[done, "final_mean"].dropna(), *runs.loc[done, "train_return"].dropna()]
     decimals = choose_decimals(numbers)
     rows = []
     for row, finished in zip(runs.to_dict("records"), done, strict=True):
-        state = f"{row['state']} ({row['reason']})" if isinstance(row["reason"], str) else row["state"]
         numbers_shown = (
             [
                 _show_single(row["final_mean"], row["final_problem"], decimals),
@@ -175,14 +193,14 @@ def tabulate_runs(data: ExperimentData) -> Table:
             if finished
             else [DASH] * 3
         )
-        texts = (row["label"], state, *numbers_shown)
+        texts = (row["label"], show_state(row), *numbers_shown)
         rows.append((*map(Cell, texts), list_runs([row["id"]])))
     return Table(
         name="runs",
         title="Every run",
         columns=("Run", "State", "Evaluation return", "sd over its episodes", "Training return at the end", "Id"),
         rows=tuple(rows),
-        frame=data.runs,
+        frame=data.runs if data.runs["repaired"].any() else data.runs.drop(columns=["repaired", "counted"]),
         folded=True,
     )
 
