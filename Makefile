@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Gridpilot needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[diffusers,dev]' -c constraints.txt
 	touch $@
 
 install: $(STAMP) ## create .venv and install everything
@@ -36,7 +36,7 @@ test-slow: $(STAMP) ## the longer tests: learning, chaos, exact resuming
 
 bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's
 	$(BIN)/python -m benchmarks.newcomer
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[diffusers,bench]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ddpg
 
 lock: ## renew constraints.txt from pyproject.toml (needs uv)
