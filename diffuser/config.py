@@ -1,0 +1,161 @@
+"""The settings of VAE + diffusion RL. Imports no torch, so that a whole grid can be checked at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from experiment.problems import Fault
+from training.config import SHAPE, Int, TrainerConfig
+
+Dims = Annotated[list[Annotated[Int, Field(gt=0)]], Field(min_length=1, json_schema_extra=SHAPE)]
+Size = Annotated[Int, Field(gt=0, json_schema_extra=SHAPE)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class DiffusionRLConfig(TrainerConfig):
+    """A latent diffusion policy: learnt from recorded episodes, then, where asked for, fine-tuned by acting.
+
+    Counts and frequencies are in training steps, also of a run that acts. `diffusion`, `loader` and `evaluator` are
+    keys of a closed table, never import paths.
+    """
+
+    algorithm_name: Literal["vae_diffusion_rl"]
+    diffusion: Literal["models.DiffusionRL"] = "models.DiffusionRL"
+    loader: Literal["datasets.VAESequenceDataset"] = "datasets.VAESequenceDataset"
+    evaluator: Literal["utils.MADEvaluator"] = "utils.MADEvaluator"
+    dataset: Annotated[str, Field(min_length=1, json_schema_extra=SHAPE)]
+
+    horizon: Size = 4
+    history_horizon: Size = 2
+    vae_latent_dim: Size = 64
+    trajectory_latent_dim: Size = 128
+    vae_weight: Weight = 1.0
+    vae_kl_weight: Weight = 1e-3
+    vae_hidden_dims: Dims = [128, 128]
+    encoder_hidden_dims: Dims = [128, 128]
+    denoiser: Annotated[Literal["mlp", "unet"], Field(json_schema_extra=SHAPE)] = "mlp"
+    denoiser_hidden_dims: Dims = [256, 256, 256]
+    num_diffusion_steps: Annotated[Int, Field(ge=2, le=10_000)] = 100
+    num_sampling_steps: Annotated[Int, Field(ge=1, le=10_000)] = 10
+    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
+    beta_schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
+    prediction_type: Literal["sample", "v_prediction", "epsilon"] = "sample"
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    max_grad_norm: Weight = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    gradient_accumulation: Annotated[Int, Field(ge=1)] = 1
+
+    online_training: bool = False
+    use_value_function: bool = True
+    rl_learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    policy_gradient_weight: Weight = 1.0
+    value_function_weight: Weight = 0.5
+    entropy_weight: float = 0.01
+    offline_loss_weight: Weight = 0.1
+    rl_warmup_steps: Annotated[Int, Field(ge=0)] = 10_000
+    rl_collect_freq: Annotated[Int, Field(ge=1)] = 1_000
+    rl_collect_steps: Annotated[Int, Field(ge=1)] = 100
+    rl_update_freq: Annotated[Int, Field(ge=1)] = 100
+    rl_batch_size: Annotated[Int, Field(ge=1)] = 4_096
+    rl_clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    rl_target_kl: Annotated[float, Field(gt=0)] | None = None
+    rl_tuned_steps: Annotated[Int, Field(ge=1)] = 10
+    discount: Annotated[float, Field(gt=0, le=1)] = 0.99
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    denoising_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def find_contradictions(self) -> list[Fault]:
+        """Name pairs of settings that can't hold together."""
+        faults = [fault for fault in super().find_contradictions() if not _UNREAD & set(fault.keys)]
+        if self.num_sampling_steps > self.num_diffusion_steps:
+            faults.append(self._pair("num_sampling_steps", ">", "num_diffusion_steps", "there are no more steps"))
+        if self.prediction_type == "epsilon" and self.beta_schedule == "squaredcos_cap_v2":
+            message = (
+                "prediction_type: epsilon with beta_schedule: squaredcos_cap_v2 divides by almost nothing in the first "
+                "step of sampling; take prediction_type: sample or v_prediction, or beta_schedule: linear"
+            )
+            faults.append(Fault(("prediction_type", "beta_schedule"), message))
+        if self.online_training:
+            faults += self._find_online_contradictions()
+        return faults
+
+    def _find_online_contradictions(self) -> list[Fault]:
+        faults = []
+        if self.rl_warmup_steps >= self.max_timesteps:
+            outcome = "it would never act; set online_training: false"
+            faults.append(self._pair("rl_warmup_steps", ">=", "max_timesteps", outcome))
+        if self.rl_collect_steps < self.horizon:
+            faults.append(self._pair("rl_collect_steps", "<", "horizon", "not one chunk of actions would be executed"))
+        if self.rl_update_freq > self.rl_collect_freq:
+            faults.append(self._pair("rl_update_freq", ">", "rl_collect_freq", "some of what is collected is not used"))
+        if self.rl_tuned_steps > self.num_sampling_steps:
+            faults.append(self._pair("rl_tuned_steps", ">", "num_sampling_steps", "there are no more steps"))
+        if self.sampler == "dpm_solver":
+            message = "sampler: dpm_solver draws nothing, so that its steps have no probabilities to learn by"
+            faults.append(Fault(("sampler", "online_training"), f"{message}; take ddim or ddpm, or train offline"))
+        return faults
+
+    def inactive_keys(self) -> dict[str, str]:
+        """Give the keys that were set and that another key switches off, each with the reason."""
+        return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
+
+    def list_switched_off(self) -> dict[str, str]:
+        """Give the keys that others switch off, whether or not they were set."""
+        off = dict.fromkeys(_UNREAD, "a diffusion agent learns from a data set, from its first step on")
+        if not self.online_training:
+            off |= dict.fromkeys(_ONLINE, "online_training is false")
+        elif not self.use_value_function:
+            off |= dict.fromkeys(("value_function_weight", "gae_lambda"), "use_value_function is false")
+        return off
+
+    def shape_settings(self) -> dict[str, Any]:
+        """Give the settings that decide the sizes of the networks, and what goes with them."""
+        return super().shape_settings() | {"use_value_function": self.use_value_function} | self._shape_online()
+
+    def _shape_online(self) -> dict[str, Any]:
+        if not self.online_training:
+            return {}
+        return {
+            "online_training": True,
+            "rl_warmup_steps": 0,
+            "rl_collect_steps": self.horizon,
+            "rl_tuned_steps": 1,
+        }
+
+    def find_environment_faults(self) -> list[Fault]:
+        """Name what can't be done here; a run that only learns from data makes no environment to find out."""
+        if not self.online_training and not self.evaluates:
+            return []
+        from envs.make import find_environment_faults
+
+        return find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether episodes are ever run."""
+        return self.num_final_eval > 0
+
+
+_UNREAD = frozenset({"learning_starts", "buffer_size"})
+_ONLINE = (
+    "use_value_function",
+    "rl_learning_rate",
+    "policy_gradient_weight",
+    "value_function_weight",
+    "entropy_weight",
+    "offline_loss_weight",
+    "rl_warmup_steps",
+    "rl_collect_freq",
+    "rl_collect_steps",
+    "rl_update_freq",
+    "rl_batch_size",
+    "rl_clip_range",
+    "rl_target_kl",
+    "rl_tuned_steps",
+    "discount",
+    "gae_lambda",
+    "denoising_discount",
+    "num_envs",
+)
