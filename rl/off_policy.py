@@ -131,11 +131,14 @@ class OffPolicyTrainer:
             RewardNormalizer(config.num_envs, config.discount) if config.normalize_reward else None
         )
         self._env_steps = 0
+        self._samples_owed = 0
 
     def train_step(self) -> StepResult:
-        """Take one step in each environment and, once there is enough, `updates_per_step` updates for each."""
+        """Take one step in each environment and, once there is enough, the updates that `schedule` gives for these."""
         episodes = self._take_env_steps()
-        updates = self.config.updates_per_step * self.config.num_envs if self._can_learn() else 0
+        updates = 0
+        if self._can_learn():
+            updates, self._samples_owed = self.config.count_due_updates(self._samples_owed)
         metrics = self.agent.update(self._sample()) if updates == 1 else self._update_often(updates)
         return StepResult(metrics, env_steps=self.config.num_envs, updates=updates, episodes=episodes)
 
@@ -246,6 +249,7 @@ class OffPolicyTrainer:
             "obs_normalizer": None if self._obs_normalizer is None else self._obs_normalizer.state_dict(),
             "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
             "env_steps": self._env_steps,
+            "samples_owed": self._samples_owed,
         }
 
     def _take_snapshots(self) -> Sequence[Snapshot | None]:
@@ -271,6 +275,7 @@ class OffPolicyTrainer:
         self._buffer.load_state_dict(state["buffer"])
         self._warmup.bit_generator.state = state["warmup"]
         self._env_steps = state["env_steps"]
+        self._samples_owed = state["samples_owed"]
         if self._obs_normalizer is not None:
             self._obs_normalizer.load_state_dict(state["obs_normalizer"])
         if self._reward_normalizer is not None:

@@ -142,10 +142,9 @@ class SACAgent:
         self.log_temperature = torch.tensor(
             math.log(config.temperature or 1.0), device=device, requires_grad=config.temperature is None
         )
-        rate = config.learning_rate
-        self.actor_optimizer = Adam(list(self.actor.parameters()), config.actor_learning_rate or rate)
-        self.critic_optimizer = Adam(list(self.critic.parameters()), config.critic_learning_rate or rate)
-        self.temperature_optimizer = Adam([self.log_temperature], config.temperature_learning_rate or rate)
+        self.actor_optimizer = Adam(list(self.actor.parameters()), config.actor_rate)
+        self.critic_optimizer = Adam(list(self.critic.parameters()), config.critic_rate)
+        self.temperature_optimizer = Adam([self.log_temperature], config.temperature_rate)
         self._online: list[Tensor] = list(self.critic.parameters())
         self._targets: list[Tensor] = list(self.target_critic.parameters())
         self._numpy_mlp = NumpyMLP(self.actor.mlp) if device.type == "cpu" else None

@@ -11,6 +11,7 @@ import torch
 
 from experiment.files import now_text, write_json
 from experiment.run import Run
+from training.budget import WallBudget
 from training.checkpoint import Checkpoint, CheckpointStore
 from training.config import TrainerConfig
 from training.evaluation import describe_evaluation, selection_seeds, summarise_evaluation
@@ -89,6 +90,7 @@ class Session:
         self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)
         self.guard = HealthGuard(config.guard, run.events_path, run.id, say)
         self._meter = Meter()
+        self._budget = WallBudget(config.wall_limit_s)
         self._best: dict[str, Any] | None = None
         self._final_hash: str | None = None
         self._clock_before = 0
@@ -96,8 +98,8 @@ class Session:
         self._row_before = (0, 0.0)
 
     def is_over(self) -> bool:
-        """Tell whether the clock has reached the end of training."""
-        return self.progress.clock >= self._config.max_timesteps
+        """Tell whether the clock has reached the end of training, or the time for training steps is spent."""
+        return self.progress.clock >= self._config.max_timesteps or self._budget.is_spent
 
     def is_due(self, every: int) -> bool:
         """Tell whether the last step reached or passed a multiple of `every`; 0 means never."""
@@ -148,6 +150,10 @@ class Session:
         for name in ("device", "threads", "torch"):
             if facts[name] != now[name]:
                 self._say(f"{name} was {facts[name]} and is {now[name]} now: results may differ in their last digits")
+
+    def train(self) -> StepResult:
+        """Have the trainer take a step, and count its time."""
+        return self._budget.measure(self._trainer.train_step)
 
     def take(self, result: StepResult) -> None:
         """Count what a training step did, and keep its numbers for the next row."""
@@ -305,6 +311,7 @@ class Session:
             "metrics": self._metrics.state_dict(),
             "guard": self.guard.state_dict(),
             "meter": self._meter.state_dict(),
+            "budget": self._budget.state_dict(),
             "best": self._best,
             "final_hash": self._final_hash,
         }
@@ -318,5 +325,6 @@ class Session:
         self._metrics.load_state_dict(state["metrics"], self.progress.clock)
         self.guard.load_state_dict(state["guard"])
         self._meter.load_state_dict(state["meter"])
+        self._budget.load_state_dict(state["budget"])
         self._best = state["best"]
         self._final_hash = state["final_hash"]

@@ -103,6 +103,26 @@ def test_straight_equals_resumed_with_everything_switched_on(
     assert straight.evaluate([5]) == resumed.evaluate([5])
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("batch", [23, 50])
+@pytest.mark.parametrize("stop", [52, 53, 54])
+def test_straight_equals_resumed_in_the_midst_of_a_fraction(
+    small_trainer: BuildTrainer, algorithm: str, batch: int, stop: int
+) -> None:
+    """An update is owed 3 / 5 or 30 / 23 of itself a step: 10 reference samples for each of 3 environments."""
+    settings = {"algorithm_name": algorithm, "num_envs": 3, "batch_size": batch, "reference_batch_size": 10}
+    settings |= {"schedule": "fixed_samples", "learning_starts": 60, "buffer_size": 200}
+    straight, resumed = small_trainer(**settings), small_trainer(**settings)
+    run_steps(straight, stop)
+    state = copy.deepcopy(straight.state_dict())
+    given = [straight.train_step().updates for _ in range(100 - stop)]
+    resumed.load_state_dict(state)
+    assert [resumed.train_step().updates for _ in range(100 - stop)] == given
+    assert_same_state(straight, resumed)
+    assert state["samples_owed"] == (stop - 20) * 30 % batch
+    assert set(given) == ({0, 1} if batch == 50 else {1, 2})
+
+
 def test_resuming_by_episode_begins_anew_in_every_environment(small_trainer: BuildTrainer) -> None:
     settings = {"env_name": "Clock-v0", "env_kwargs": {"hidden": True}, "num_envs": 3, "normalize_reward": True}
     trainer, resumed = small_trainer(**settings), small_trainer(**settings)
