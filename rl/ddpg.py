@@ -176,6 +176,10 @@ class DDPGAgent:
             torch._foreach_lerp_(self._targets, self._online, self._tau)
         return metrics
 
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes."""
+        return critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map)[0]
+
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic}

@@ -23,6 +23,7 @@ from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
 from rl.actions import ActionScale
 from rl.buffers import Batch, ReplayBuffer
+from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
@@ -55,6 +56,10 @@ class Agent(Protocol):
 
     def update(self, batch: Batch) -> Metrics:
         """Learn from one batch and give named numbers without a sync."""
+        ...
+
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes."""
         ...
 
     def components(self) -> dict[str, nn.Module]:
@@ -132,6 +137,7 @@ class OffPolicyTrainer:
         )
         self._env_steps = 0
         self._samples_owed = 0
+        self._noise_scale = NoiseScale()
 
     def train_step(self) -> StepResult:
         """Take one step in each environment and, once there is enough, the updates that `schedule` gives for these."""
@@ -139,7 +145,7 @@ class OffPolicyTrainer:
         updates = 0
         if self._can_learn():
             updates, self._samples_owed = self.config.count_due_updates(self._samples_owed)
-        metrics = self.agent.update(self._sample()) if updates == 1 else self._update_often(updates)
+        metrics = self._update() if updates == 1 else self._update_often(updates)
         return StepResult(metrics, env_steps=self.config.num_envs, updates=updates, episodes=episodes)
 
     def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
@@ -186,12 +192,18 @@ class OffPolicyTrainer:
             batch = replace(batch, reward=batch.reward * self._reward_normalizer.scale())
         return batch
 
+    def _update(self) -> Metrics:
+        """Learn from one batch and give named numbers, that of the critic's gradient noise now and then among them."""
+        batch = self._sample()
+        noise = self._noise_scale.look(self.agent.components()["critic"], lambda: self.agent.probe_critic(batch))
+        return {**self.agent.update(batch), **noise}
+
     def _update_often(self, updates: int) -> Metrics:
         """Learn from so many batches and give the means of the numbers, each over the updates that gave it."""
         sums: Metrics = {}
         counts: dict[str, int] = {}
         for _ in range(updates):
-            for name, value in self.agent.update(self._sample()).items():
+            for name, value in self._update().items():
                 sums[name] = sums[name] + value if name in sums else value
                 counts[name] = counts.get(name, 0) + 1
         return {name: value / counts[name] for name, value in sums.items()}
@@ -250,6 +262,7 @@ class OffPolicyTrainer:
             "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
             "env_steps": self._env_steps,
             "samples_owed": self._samples_owed,
+            "noise_scale": self._noise_scale.state_dict(),
         }
 
     def _take_snapshots(self) -> Sequence[Snapshot | None]:
@@ -276,6 +289,7 @@ class OffPolicyTrainer:
         self._warmup.bit_generator.state = state["warmup"]
         self._env_steps = state["env_steps"]
         self._samples_owed = state["samples_owed"]
+        self._noise_scale.load_state_dict(state["noise_scale"])
         if self._obs_normalizer is not None:
             self._obs_normalizer.load_state_dict(state["obs_normalizer"])
         if self._reward_normalizer is not None:

@@ -202,6 +202,17 @@ class SACAgent:
     def _draw_noise(self, batch: Batch) -> Tensor:
         return torch.empty_like(batch.action).normal_(0.0, 1.0, generator=self._sampling)
 
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes.
+
+        The noise is what the next update will draw: the generator is put back.
+        """
+        before = self._sampling.get_state()
+        noise = self._draw_noise(batch)
+        self._sampling.set_state(before)
+        temperature = self.log_temperature.detach().exp()
+        return critic_loss(self.critic, self.actor, self.target_critic, batch, self._map, temperature, noise)[0]
+
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic}

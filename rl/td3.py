@@ -162,6 +162,16 @@ class TD3Agent:
         noise = torch.empty_like(batch.action).normal_(0.0, 1.0, generator=self._smoothing)
         return noise.mul_(self._config.target_noise_std).clamp_(-clip, clip)
 
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes.
+
+        The smoothing is what the next update will draw: the generator is put back.
+        """
+        before = self._smoothing.get_state()
+        smoothing = self._draw_smoothing(batch)
+        self._smoothing.set_state(before)
+        return critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map, smoothing)[0]
+
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic}

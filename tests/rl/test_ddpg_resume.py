@@ -11,6 +11,7 @@ import torch
 
 from rl.buffers import ReplayBuffer
 from rl.noise import GaussianNoise, OrnsteinUhlenbeckNoise
+from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer, RunningMoments
 from rl.off_policy import OffPolicyTrainer
 from training.rowlog import RowLog
@@ -245,6 +246,7 @@ def test_every_attribute_is_in_the_state_or_declared_transient(small_trainer: Bu
         RunningMoments(3),
         ObsNormalizer(3, 1),
         RewardNormalizer(2, 0.9),
+        NoiseScale(),
     ]
     for algorithm in ALGORITHMS:
         trainer = small_trainer(algorithm_name=algorithm, n_step=2)
