@@ -143,6 +143,8 @@ def _order(rungs: Iterator[Rung]) -> list[Rung]:
 
 def _judge_time(ladder: Ladder, rungs: Sequence[Rung]) -> tuple[str, str]:
     listed = {row.batch: row for row in CLAIMED}
+    if any(rung.has_fixed_time for rung in rungs):
+        return OPEN, "the schedule gave every batch the same time"
     known = _order(rung for rung in rungs if rung.is_finished and rung.wall and rung.batch in listed)
     if len({rung.batch for rung in known}) < 2:
         return OPEN, "it takes two finished rungs of the guide's batches"
@@ -164,11 +166,13 @@ def _judge_small(ladder: Ladder, rungs: Sequence[Rung], margin: float) -> tuple[
     large = [rung for rung in known if (rung.batch or 0) >= 128]
     if not small or not large:
         return OPEN, "it takes a finished rung below 128 and one from 128 on"
-    slow = _tell_slower(small, large)
+    timed = any(rung.has_fixed_time for rung in rungs)
+    slow = None if timed else _tell_slower(small, large)
     best = max(_find_sound_share(rung, margin) for rung in large)
     unstable = all(_find_sound_share(rung, margin) < best for rung in small)
     names = join_words([ladder.name(rung) for rung in small])
     pace = {True: "slower than every larger one", False: "not slower than every larger one", None: "perhaps slower"}
+    pace[None] = "given the same time" if timed else pace[None]
     evidence = f"{names}: {pace[slow]}, {'less stable' if unstable else 'as stable'}"
     if slow and unstable:
         return CONFIRMED, evidence

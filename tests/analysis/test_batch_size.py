@@ -261,6 +261,70 @@ def test_schedule_and_rule_make_rungs_and_columns_only_where_settings_have_them(
     assert [row.side for row in judge_claims(ladder, recommend(ladder))].count("lr_rule=sqrt") == 6
 
 
+def test_under_a_fixed_time_wall_times_decide_nothing(experiment: Any) -> None:
+    """A faster batch takes more steps in the same time, comes by more evaluations, and so takes longer in all."""
+    for batch, wall in ((64, 90.0), (128, 80.0), (4096, 60.0)):
+        add_rung(experiment, batch, GOOD, wall=wall, schedule="fixed_wall", wall_budget_s=50, lr_rule="fixed")
+    ladder = load_ladder(experiment)
+    advice = recommend(ladder)
+    assert advice.rung is ladder.rungs[0]
+    assert "and its schedule gave every batch the same time." in advice.text
+    verdicts = {" ".join(row.claim.split()[:3]): (row.verdict, row.evidence) for row in judge_claims(ladder, advice)}
+    assert verdicts["Larger batches train"] == ("not decided", "the schedule gave every batch the same time")
+    assert verdicts["Below 128 training"] == ("not decided", "batch_size=64: given the same time, as stable")
+
+
+def test_rungs_of_a_fixed_time_and_others_do_not_race(experiment: Any) -> None:
+    add_rung(experiment, 64, GOOD, wall=90.0, schedule="fixed_wall")
+    add_rung(experiment, 128, GOOD, wall=60.0, schedule="fixed_updates")
+    add_rung(experiment, 256, GOOD, wall=30.0, schedule="fixed_updates")
+    assert find_winner(experiment) == 64
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_numbers_of_each_schedule_stand_beside_its_name(experiment: Any, swept: bool) -> None:
+    """By run: 6,400 updates of 64 or 100 of 4096 in 2,000 steps, at 50 updates a second."""
+    sides = [("fixed_samples", "sqrt"), ("fixed_updates", "fixed")] if swept else [("fixed_samples", "sqrt")]
+    for schedule, rule in sides:
+        for batch in (64, 4096):
+            updates = 409_600 // batch if schedule == "fixed_samples" else 1_900
+            for seed, final in enumerate(GOOD):
+                run = plan_run(experiment, batch, seed, schedule=schedule, lr_rule=rule)
+                speed = {"env_steps_per_s": 9.0, "updates_per_s": 50.0}
+                experiment.finish(run, final, updates=updates, throughput=speed)
+    write_ladder_report(experiment.folder, measure_peak=False)
+    rows = read_csv(experiment.folder)
+    names = ("batch_size", "schedule", "lr_rule", "updates", "samples_per_s", "replay_ratio")
+    found = [tuple(row[name] for name in names) for row in rows]
+    samples = [
+        ("64", "fixed_samples", "sqrt", "6400.0", "3200.0", "204.8"),
+        ("4096", "fixed_samples", "sqrt", "100.0", "204800.0", "204.8"),
+    ]
+    updates_fixed = [
+        ("64", "fixed_updates", "fixed", "1900.0", "3200.0", "60.8"),
+        ("4096", "fixed_updates", "fixed", "1900.0", "204800.0", "3891.2"),
+    ]
+    assert sorted(found) == sorted(samples + updates_fixed if swept else samples)
+    ladder = load_ladder(experiment)
+    costs = tabulate_costs(ladder, recommend(ladder), GemmPeak(None, ""))
+    assert costs.columns[:6] == ("batch_size", "schedule", "lr_rule", "Updates", "Samples per step", "Samples/s")
+    name = ladder.name(ladder.rungs[0])
+    assert name == ("batch_size=64, schedule=fixed_samples, lr_rule=sqrt" if swept else "batch_size=64")
+
+
+def test_a_schedule_left_to_its_default_has_its_column_too(experiment: Any) -> None:
+    for batch in (64, 256):
+        for run in add_rung(experiment, batch, GOOD):
+            text = f"algorithm_name: ddpg\nbatch_size: {batch}\nschedule: fixed_updates\nlr_rule: fixed\n"
+            run.config_path.write_text(text)
+    ladder = load_ladder(experiment)
+    assert [rung.values for rung in ladder.rungs] == [
+        ("64", "fixed_updates", "fixed"),
+        ("256", "fixed_updates", "fixed"),
+    ]
+    assert recommend(ladder).rung is ladder.rungs[0]
+
+
 def test_a_batch_left_to_its_default_is_that_of_the_runs_config(experiment: Any) -> None:
     add_rung(experiment, 64, GOOD)
     for seed, final in enumerate(GOOD):
