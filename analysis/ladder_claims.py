@@ -63,8 +63,7 @@ def judge_claims(ladder: Ladder, advice: Advice) -> list[Judgement]:
         for side, rungs in ladder.sides.items()
         for claim, (verdict, evidence) in _judge_side(ladder, rungs, advice)
     ]
-    gpu = "no run records it; it is the share of time with any kernel running, whatever that does: see samples/s"
-    return [*judgements, Judgement("GPU utilisation grows from 60 % to 95 %", "", OPEN, gpu)]
+    return [*judgements, Judgement("GPU utilisation grows from 60 % to 95 %", "", *_judge_utilisation(ladder))]
 
 
 def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -76,6 +75,14 @@ def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterat
     yield "Below 128 training is slow and unstable", _judge_small(ladder, rungs, margin)
     for batch, place in ((512, "its table"), (1024, "its conclusion")):
         yield f"{batch} is the best balance ({place})", _judge_balance(ladder, rungs, advice, batch)
+
+
+def _judge_utilisation(ladder: Ladder) -> tuple[str, str]:
+    """Give what was measured; it takes the guide's own GPU to judge it."""
+    known = [(rung, percent) for rung in ladder.rungs if (percent := rung.median("gpu_utilisation")) is not None]
+    shown = ", ".join(f"{percent:.0f} % at {ladder.name(rung)}" for rung, percent in known)
+    meaning = "it is the share of time with any kernel running, whatever that does: see samples/s"
+    return OPEN, f"{shown or 'no run records it'}; {meaning}"
 
 
 def find_divergence(run: RunFacts, margin: float) -> str:

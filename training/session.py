@@ -18,7 +18,7 @@ from training.evaluation import describe_evaluation, selection_seeds, summarise_
 from training.health import HealthGuard
 from training.metrics import Averages, MetricsLog, RecentEpisodes, to_json_number
 from training.protocol import Evaluation, EvaluationStopped, StepResult, Trainer
-from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes
+from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes, read_gpu_utilisation
 from training.seeding import read_global_generators, undisturbed_generators, write_global_generators
 
 
@@ -177,6 +177,7 @@ class Session:
                 **self._episodes.means(),
                 "train/n_updates": self.progress.updates,
                 "time/fps": (clock - clock_before) / max(wall - wall_before, 1e-9),
+                **read_gpu_utilisation(self._attempt.device),
             }
         )
 

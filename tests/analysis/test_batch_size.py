@@ -389,9 +389,10 @@ def test_the_table_has_the_numbers_that_were_planted(experiment: Any) -> None:
     assert (row["compared"], other["compared"]) == ("best", "below the best")
 
 
-def test_noise_scale_and_gpu_memory_are_shown_where_runs_have_them(experiment: Any) -> None:
+def test_noise_scale_and_what_a_gpu_did_are_shown_where_runs_have_them(experiment: Any) -> None:
     for run in add_rung(experiment, 64, GOOD):
-        lines = [{"step": 1, "env_step": 1, "wall_time": 1.0, "train/noise_scale": x} for x in (900.0, 1100.0, "nan")]
+        more = {"wall_time": 1.0, "time/gpu_utilisation": 41.0}
+        lines = [{"step": 1, "env_step": 1, "train/noise_scale": x} | more for x in (900.0, 1100.0, "nan")]
         run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         summary = json.loads(run.summary_path.read_text())
         run.summary_path.write_text(json.dumps(summary | {"memory": {"peak_gpu_bytes": 3 * 2**20}}))
@@ -399,6 +400,9 @@ def test_noise_scale_and_gpu_memory_are_shown_where_runs_have_them(experiment: A
     cells = [cell.text for cell in tabulate_costs(ladder, recommend(ladder), GemmPeak(None, "")).rows[0]]
     assert "1000" in cells
     assert "3.0" in cells
+    assert "41 %" in cells
+    claim = judge_claims(ladder, recommend(ladder))[-1]
+    assert (claim.verdict, claim.evidence[:27]) == ("not decided", "41 % at batch_size=64; it is"[:27])
 
 
 def test_the_default_threshold_is_nine_tenths_from_the_worst_start_to_the_best_end(experiment: Any) -> None:

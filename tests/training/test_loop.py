@@ -369,6 +369,19 @@ def test_a_budget_that_is_spent_stays_so_whatever_the_clock_says_next(run: Run, 
     assert last.trainer.evaluated == [(8, report_seeds(2))]
 
 
+def test_training_rows_say_how_busy_the_gpu_of_the_run_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(device: str) -> dict[str, float]:
+        asked.append(device)
+        return {"time/gpu_utilisation": 37.0}
+
+    monkeypatch.setattr(session_module, "read_gpu_utilisation", read)
+    Life(run, make_config()).fit()
+    assert clocks(run, "time/gpu_utilisation") == clocks(run, "train/critic_loss")
+    assert set(asked) == {"cpu"}
+
+
 def test_evaluation_on_or_off_gives_the_same_bits(tmp_path: Path) -> None:
     often, never = make_run(tmp_path, "often"), make_run(tmp_path, "never")
     Life(often, make_config(eval_freq=1)).fit()
