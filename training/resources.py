@@ -41,7 +41,7 @@ def read_peak_gpu_bytes() -> int | None:
 
 def read_gpu_utilisation(device: str) -> dict[str, float]:
     """Give `time/gpu_utilisation`, in percent, of the CUDA device that a run trains on; nothing where it has none."""
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return {}
     percent = read_utilisation(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     return {} if percent is None else {"time/gpu_utilisation": float(percent)}

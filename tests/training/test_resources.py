@@ -139,6 +139,8 @@ def test_utilisation_is_that_of_the_device_that_a_run_trains_on(monkeypatch: pyt
     uuids = {"cuda": "ab", "cuda:1": "cd"}
     monkeypatch.setattr(resources, "read_utilisation", read)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda name: SimpleNamespace(uuid=uuids[name]))
+    assert resources.read_gpu_utilisation("cuda") == {}, "nothing runs on a GPU"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert resources.read_gpu_utilisation("cpu") == {}
     assert asked == []
     assert resources.read_gpu_utilisation("cuda") == {"time/gpu_utilisation": 37.0}
