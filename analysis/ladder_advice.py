@@ -72,8 +72,10 @@ def _explain(ladder: Ladder, chosen: Rung, best: Rung, equals: Sequence[Rung]) -
         reason = f"{own} is the best"
     else:
         reason = f"{own} is not told apart from the best, {_show_return(best, decimals)} of {ladder.name(best)}"
-    time = f"and no rung as good takes reliably less than its {_show_wall(chosen)}"
-    sentences = [f"Recommended: {ladder.name(chosen)}. Its {reason}, {time}."]
+    time = f"no rung as good takes reliably less than its {_show_wall(chosen)}"
+    if chosen.has_fixed_time:
+        time = "its schedule gave every batch the same time"
+    sentences = [f"Recommended: {ladder.name(chosen)}. Its {reason}, and {time}."]
     smaller = [rung for rung in ladder.rungs if rung.is_finished and (rung.batch or 0) < (chosen.batch or 0)]
     slower = [f"{ladder.name(rung)} ({_show_wall(rung)})" for rung in smaller if rung in equals]
     worse = [ladder.name(rung) for rung in smaller if rung.is_healthy and rung not in equals]

@@ -63,8 +63,7 @@ def judge_claims(ladder: Ladder, advice: Advice) -> list[Judgement]:
         for side, rungs in ladder.sides.items()
         for claim, (verdict, evidence) in _judge_side(ladder, rungs, advice)
     ]
-    gpu = "no run records it; it is the share of time with any kernel running, whatever that does: see samples/s"
-    return [*judgements, Judgement("GPU utilisation grows from 60 % to 95 %", "", OPEN, gpu)]
+    return [*judgements, Judgement("GPU utilisation grows from 60 % to 95 %", "", *_judge_utilisation(ladder))]
 
 
 def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -76,6 +75,14 @@ def _judge_side(ladder: Ladder, rungs: Sequence[Rung], advice: Advice) -> Iterat
     yield "Below 128 training is slow and unstable", _judge_small(ladder, rungs, margin)
     for batch, place in ((512, "its table"), (1024, "its conclusion")):
         yield f"{batch} is the best balance ({place})", _judge_balance(ladder, rungs, advice, batch)
+
+
+def _judge_utilisation(ladder: Ladder) -> tuple[str, str]:
+    """Give what was measured; it takes the guide's own GPU to judge it."""
+    known = [(rung, percent) for rung in ladder.rungs if (percent := rung.median("gpu_utilisation")) is not None]
+    shown = ", ".join(f"{percent:.0f} % at {ladder.name(rung)}" for rung, percent in known)
+    meaning = "it is the share of time with any kernel running, whatever that does: see samples/s"
+    return OPEN, f"{shown or 'no run records it'}; {meaning}"
 
 
 def find_divergence(run: RunFacts, margin: float) -> str:
@@ -144,6 +151,8 @@ def _order(rungs: Iterator[Rung]) -> list[Rung]:
 
 def _judge_time(ladder: Ladder, rungs: Sequence[Rung]) -> tuple[str, str]:
     listed = {row.batch: row for row in CLAIMED}
+    if any(rung.has_fixed_time for rung in rungs):
+        return OPEN, "the schedule gave every batch the same time"
     known = _order(rung for rung in rungs if rung.is_finished and rung.wall and rung.batch in listed)
     if len({rung.batch for rung in known}) < 2:
         return OPEN, "it takes two finished rungs of the guide's batches"
@@ -165,11 +174,13 @@ def _judge_small(ladder: Ladder, rungs: Sequence[Rung], margin: float) -> tuple[
     large = [rung for rung in known if (rung.batch or 0) >= 128]
     if not small or not large:
         return OPEN, "it takes a finished rung below 128 and one from 128 on"
-    slow = _tell_slower(small, large)
+    timed = any(rung.has_fixed_time for rung in rungs)
+    slow = None if timed else _tell_slower(small, large)
     best = max(_find_sound_share(rung, margin) for rung in large)
     unstable = all(_find_sound_share(rung, margin) < best for rung in small)
     names = join_words([ladder.name(rung) for rung in small])
     pace = {True: "slower than every larger one", False: "not slower than every larger one", None: "perhaps slower"}
+    pace[None] = "given the same time" if timed else pace[None]
     evidence = f"{names}: {pace[slow]}, {'less stable' if unstable else 'as stable'}"
     if slow and unstable:
         return CONFIRMED, evidence

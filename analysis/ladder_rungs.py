@@ -18,6 +18,8 @@ from analysis.statistics import Interval, interquartile_mean, stratified_bootstr
 
 BATCH = "batch_size"
 RUNG_KEYS = (BATCH, "schedule", "lr_rule")
+FIXED_TIME = "fixed_wall"
+"""The schedule under which every run trains for the same time."""
 THRESHOLD_SHARE = 0.9
 """How far the default threshold is from the worst first evaluation to the best final IQM."""
 _NONE = Interval(math.nan, math.nan)
@@ -34,6 +36,8 @@ class Rung:
         side: what it has of the environment, schedule and rule: rungs that agree in these differ in the batch, and in
             the settings that vary with it.
         runs: all planned runs of it.
+        has_fixed_time: its schedule gave each run the same time to train in, so that wall times say nothing of it: they
+            differ by the evaluations that came due, of which a faster rung has more.
     """
 
     result: ArmResult
@@ -41,6 +45,7 @@ class Rung:
     batch: int | None
     side: tuple[str, ...]
     runs: tuple[RunFacts, ...]
+    has_fixed_time: bool
 
     @property
     def counted(self) -> list[RunFacts]:
@@ -85,7 +90,9 @@ class Rung:
         return point, stratified_bootstrap_interval(list(times.values()))
 
     def beats_in_wall_time(self, other: Rung) -> bool:
-        """Tell whether it is faster beyond doubt: its interval lies wholly below the other's."""
+        """Tell whether it is faster beyond doubt: its interval lies wholly below the other's. No fixed time is."""
+        if self.has_fixed_time or other.has_fixed_time:
+            return False
         own, others = (rung.wall[1] if rung.wall else _NONE for rung in (self, other))
         return own.high < others.low
 
@@ -160,7 +167,8 @@ def build_ladder(experiment: ExperimentData, threshold: float | None = None) -> 
         side = result.arm.task + tuple(
             value for key, value in zip(keys, result.arm.values, strict=True) if key in RUNG_KEYS[1:]
         )
-        rungs.append(Rung(result, result.arm.values, _read_batch(data, result.arm), side, runs))
+        timed = dict(zip(keys, result.arm.values, strict=True)).get("schedule") == FIXED_TIME
+        rungs.append(Rung(result, result.arm.values, _read_batch(data, result.arm), side, runs, timed))
     tasks = dict.fromkeys(rung.result.arm.task for rung in rungs)
     groups = {task: [rung for rung in rungs if rung.result.arm.task == task] for task in tasks}
     thresholds = {task: find_threshold(group) if threshold is None else threshold for task, group in groups.items()}

@@ -17,6 +17,7 @@ from analysis.load import ExperimentData
 from experiment.run import State
 
 NOISE_SCALE = "train/noise_scale"
+GPU_UTILISATION = "time/gpu_utilisation"
 HEALTHY = "healthy"
 NON_FINITE = "non-finite"
 _PREFIX = "parameters/"
@@ -47,6 +48,7 @@ class RunFacts:
         gflop_per_s: of the matrix products that its updates need, over its whole wall time.
         replay_ratio: transitions that went through updates, per step in the environment.
         noise_scale: median over its metric rows.
+        gpu_utilisation: likewise, in percent.
     """
 
     id: str
@@ -69,6 +71,7 @@ class RunFacts:
     gflop_per_s: float | None
     replay_ratio: float | None
     noise_scale: float | None
+    gpu_utilisation: float | None
 
     @property
     def is_healthy(self) -> bool:
@@ -124,7 +127,8 @@ def _collect_run(
         samples_per_s=None if rate is None or not batch else rate * batch,
         gflop_per_s=None if rate is None or flops is None else rate * flops / 1e9,
         replay_ratio=None if updates is None or not batch or not env_steps else batch * updates / env_steps,
-        noise_scale=_find_noise_scale(metrics),
+        noise_scale=_find_median_of(metrics, NOISE_SCALE),
+        gpu_utilisation=_find_median_of(metrics, GPU_UTILISATION),
     )
 
 
@@ -144,10 +148,10 @@ def _read_points(metrics: pd.DataFrame) -> tuple[Point, ...]:
     return tuple(Point(*values) for values in zip(*columns, strict=True))
 
 
-def _find_noise_scale(metrics: pd.DataFrame) -> float | None:
-    if NOISE_SCALE not in metrics:
+def _find_median_of(metrics: pd.DataFrame, name: str) -> float | None:
+    if name not in metrics:
         return None
-    values = metrics[NOISE_SCALE]
+    values = metrics[name]
     return find_median(values[np.isfinite(values)].tolist())
 
 

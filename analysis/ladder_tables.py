@@ -13,7 +13,7 @@ from analysis.ladder_advice import Advice, show_interval
 from analysis.ladder_claims import CLAIMED, Judgement
 from analysis.ladder_peak import GemmPeak
 from analysis.ladder_rungs import BATCH, Ladder, Rung
-from analysis.ladder_runs import NOISE_SCALE, find_median
+from analysis.ladder_runs import GPU_UTILISATION, NOISE_SCALE, find_median
 from analysis.returns import add_left_out
 from analysis.tables import (
     DASH,
@@ -129,6 +129,7 @@ def tabulate_costs(ladder: Ladder, advice: Advice, peak: GemmPeak) -> Table:
             _show_digits(rung.median("gflop_per_s")),
             DASH if share is None else f"{100 * share:.0f} %",
             show_bytes(_or_nan(rung.median("gpu_bytes"))),
+            show_percent(rung.median("gpu_utilisation")),
             show_wall(rung),
             _show_digits(rung.median("noise_scale")),
         )
@@ -145,6 +146,7 @@ def tabulate_costs(ladder: Ladder, advice: Advice, peak: GemmPeak) -> Table:
             "GFLOP/s",
             "Of GEMM peak",
             "GPU, MiB",
+            "GPU use",
             "Wall time",
             "Noise scale",
             RUNS,
@@ -156,7 +158,7 @@ def tabulate_costs(ladder: Ladder, advice: Advice, peak: GemmPeak) -> Table:
             "environment and evaluations included; GFLOP/s counts the matrix products that updates need, its share of "
             "the peak is of one thread's peak times the threads of the run.",
             peak.note,
-            f"Noise scale: median of {NOISE_SCALE}, a dash where runs didn't log it.",
+            f"Noise scale, GPU use: medians of {NOISE_SCALE} and {GPU_UTILISATION}, a dash where runs didn't log them.",
         ),
     )
 
@@ -184,6 +186,11 @@ def show_wall(rung: Rung) -> str:
     return f"{show_seconds(point)} [{show_seconds(interval.low)}, {show_seconds(interval.high)}]"
 
 
+def show_percent(percent: float | None) -> str:
+    """Write a number of percent, a dash where there is none."""
+    return DASH if percent is None else f"{percent:.0f} %"
+
+
 def _show_digits(value: float | None) -> str:
     return DASH if value is None else show_number(value, choose_decimals([value]))
 
@@ -207,7 +214,8 @@ def _build_frame(ladder: Ladder, advice: Advice, peak: GemmPeak) -> pd.DataFrame
         record |= {"healthy_share": rung.healthy / len(rung.runs)}
         record |= {name: rung.median(name) for name in ("updates", "replay_ratio", "samples_per_s", "gflop_per_s")}
         record |= {"gemm_peak_gflop_per_s": peak.gflop_per_s, "gemm_peak_share": find_peak_share(rung, peak)}
-        record |= {"gpu_bytes": rung.median("gpu_bytes"), "wall_s": wall[0] if wall else None}
+        record |= {name: rung.median(name) for name in ("gpu_bytes", "gpu_utilisation")}
+        record |= {"wall_s": wall[0] if wall else None}
         record |= {"wall_low_95": wall[1].low if wall else None, "wall_high_95": wall[1].high if wall else None}
         record |= {"noise_scale": rung.median("noise_scale"), "compared": result.verdict}
         record |= {"recommended": rung is advice.rung, "finished_runs": " ".join(run.id for run in rung.counted)}

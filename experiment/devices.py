@@ -68,6 +68,22 @@ def list_gpus() -> list[Gpu]:
     return choose_visible(gpus, os.environ)
 
 
+def read_utilisation(uuid: str) -> int | None:
+    """Give the percent of the last second or less in which any kernel ran on a GPU; None where NVML can't say."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return int(pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByUUID(uuid)).gpu)
+    except pynvml.NVMLError:  # part of a GPU (MIG) has none
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def choose_visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
     """Keep the GPUs that `CUDA_VISIBLE_DEVICES` lets a process see, in its order and numbered from 0.
 

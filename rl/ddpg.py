@@ -134,8 +134,8 @@ class DDPGAgent:
         self.actor, self.critic = actor.to(device), critic.to(device)
         self.target_actor, self.target_critic = build_target(self.actor), build_target(self.critic)
         actor_parameters, critic_parameters = list(self.actor.parameters()), list(self.critic.parameters())
-        self.actor_optimizer = Adam(actor_parameters, config.actor_learning_rate or config.learning_rate)
-        self.critic_optimizer = Adam(critic_parameters, config.critic_learning_rate or config.learning_rate)
+        self.actor_optimizer = Adam(actor_parameters, config.actor_rate)
+        self.critic_optimizer = Adam(critic_parameters, config.critic_rate)
         self._online: list[Tensor] = [*actor_parameters, *critic_parameters]
         self._targets: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self._numpy_actor = NumpyActor(self.actor) if device.type == "cpu" else None
@@ -219,6 +219,10 @@ class DDPGAgent:
         """Take a multiple of the learning rates in the config."""
         for optimizer in self._list_optimizers():
             optimizer.scale_learning_rate(factor)
+
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes."""
+        return critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map)[0]
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from envs.controllers import CONTROLLERS
 from envs.make import Env, SpaceSizes, describe_spaces, make_env
@@ -24,6 +24,7 @@ from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
 from rl.actions import ActionScale
 from rl.buffers import Batch, ReplayBuffer
+from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
@@ -67,6 +68,10 @@ class Agent(Protocol):
 
     def scale_learning_rates(self, factor: float) -> None:
         """Take a multiple of the learning rates in the config."""
+        ...
+
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes."""
         ...
 
     def components(self) -> dict[str, nn.Module]:
@@ -152,21 +157,18 @@ class OffPolicyTrainer:
         self._env_steps = 0
         self._updates = 0
         self._batch_size = config.batch_size
+        self._samples_owed = 0
+        self._noise_scale = NoiseScale()
 
     def train_step(self) -> StepResult:
-        """Take one step in each environment and, once there is enough, `updates_per_step` updates for each."""
+        """Take one step in each environment and, once there is enough, the updates that `schedule` gives for these."""
         episodes, faults = self._take_env_steps()
         vitals: Vitals = {}
-        updates = self.config.updates_per_step * self.config.num_envs if self._can_learn() else 0
+        updates = 0
+        if self._can_learn():
+            updates, self._samples_owed = self.config.count_due_updates(self._samples_owed)
         metrics = self._update(vitals) if updates == 1 else self._update_often(updates, vitals)
-        steps = self.config.num_envs
-        return StepResult(metrics, steps, updates, episodes, vitals=vitals, faults=faults)
-
-    def _update(self, vitals: Vitals) -> Metrics:
-        """Learn from one batch, and in some updates, the first among them, measure vitals too; the latest count."""
-        measured = self._updates % MEASURE_EVERY == 0
-        self._updates += 1
-        return self.agent.update(self._sample(), vitals if measured else None)
+        return StepResult(metrics, self.config.num_envs, updates, episodes, vitals=vitals, faults=faults)
 
     def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
         """Run one episode without noise per seed, in an environment of its own; what normalises stays as it is.
@@ -220,6 +222,17 @@ class OffPolicyTrainer:
         if self._reward_normalizer is not None:
             batch = replace(batch, reward=batch.reward * self._reward_normalizer.scale())
         return batch
+
+    def _update(self, vitals: Vitals) -> Metrics:
+        """Learn from one batch and give named numbers, that of the critic's gradient noise now and then among them.
+
+        In some updates, the first among them, vitals are measured too; the latest count.
+        """
+        measured = self._updates % MEASURE_EVERY == 0
+        self._updates += 1
+        batch = self._sample()
+        noise = self._noise_scale.look(self.agent.components()["critic"], lambda: self.agent.probe_critic(batch))
+        return {**self.agent.update(batch, vitals if measured else None), **noise}
 
     def _update_often(self, updates: int, vitals: Vitals) -> Metrics:
         """Learn from so many batches and give the means of the numbers, each over the updates that gave it."""
@@ -312,6 +325,8 @@ class OffPolicyTrainer:
             "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
             "env_steps": self._env_steps,
             "updates": self._updates,
+            "samples_owed": self._samples_owed,
+            "noise_scale": self._noise_scale.state_dict(),
         }
 
     def _take_snapshots(self) -> Sequence[Snapshot | None]:
@@ -337,6 +352,8 @@ class OffPolicyTrainer:
         self._buffer.load_state_dict(state["buffer"])
         self._warmup.bit_generator.state = state["warmup"]
         self._env_steps, self._updates = state["env_steps"], state["updates"]
+        self._samples_owed = state["samples_owed"]
+        self._noise_scale.load_state_dict(state["noise_scale"])
         if self._obs_normalizer is not None:
             self._obs_normalizer.load_state_dict(state["obs_normalizer"])
         if self._reward_normalizer is not None:

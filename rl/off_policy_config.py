@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -9,12 +10,17 @@ from pydantic import Field
 from experiment.problems import Fault
 from training.config import SHAPE, Int, TrainerConfig
 
+_LR_EXPONENTS = {"fixed": 0.0, "sqrt": 0.5, "linear": 1.0}
+
 
 class OffPolicyConfig(TrainerConfig):
     """Actor-critic learning from replayed transitions, in continuous action spaces.
 
     Actions are in [-1, 1] inside, whatever the environment's own bounds. Rewards and observations are stored as they
     are and normalised, where asked for, when they are used.
+
+    `schedule` says what stays the same when the batch size changes, `lr_rule` how learning rates follow it; both
+    compare with `reference_batch_size`. Agents read the `*_rate` properties, which have gone through the rule.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -25,6 +31,9 @@ class OffPolicyConfig(TrainerConfig):
     hidden_dims: Annotated[list[Annotated[Int, Field(gt=0)]], Field(min_length=1, json_schema_extra=SHAPE)] = [256, 256]
     max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
     updates_per_step: Annotated[Int, Field(gt=0)] = 1
+    schedule: Literal["fixed_updates", "fixed_samples", "fixed_wall"] = "fixed_updates"
+    lr_rule: Literal["fixed", "sqrt", "linear"] = "fixed"
+    reference_batch_size: Annotated[Int, Field(gt=0)] = 256
     n_step: Annotated[Int, Field(ge=1, le=1000)] = 1
     normalize_obs: bool = False
     normalize_reward: bool = False
@@ -36,15 +45,53 @@ class OffPolicyConfig(TrainerConfig):
         """Transitions that are kept: a run never adds more than it has steps."""
         return min(self.buffer_size, self.max_timesteps)
 
+    @property
+    def wall_limit_s(self) -> float | None:
+        """Seconds of training steps after which the run is over, None without such an end."""
+        return self.wall_budget_s if self.schedule == "fixed_wall" else None
+
+    @property
+    def actor_rate(self) -> float:
+        """Learning rate of the actor's optimizer."""
+        return self.scale_rate(self.actor_learning_rate)
+
+    @property
+    def critic_rate(self) -> float:
+        """Learning rate of the critic's optimizer."""
+        return self.scale_rate(self.critic_learning_rate)
+
+    def scale_rate(self, own: float | None) -> float:
+        """Give an optimizer's own learning rate, or the common one, as `lr_rule` scales it for the batch size."""
+        factor: float = (self.batch_size / self.reference_batch_size) ** _LR_EXPONENTS[self.lr_rule]
+        return (own or self.learning_rate) * factor
+
+    def count_due_updates(self, samples_owed: int) -> tuple[int, int]:
+        """Give the updates that follow a step in every environment, and the samples that are owed after them.
+
+        Samples are owed under `fixed_samples` alone: fewer than a batch, carried on to the next step.
+
+        Args:
+            samples_owed: from the step before.
+        """
+        updates = self.updates_per_step * self.num_envs
+        if self.schedule != "fixed_samples":
+            return updates, 0
+        return divmod(samples_owed + updates * self.reference_batch_size, self.batch_size)
+
     def inactive_keys(self) -> dict[str, str]:
         """Give the keys that were set and that another key switches off, each with the reason."""
         return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
 
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set. A trainer adds its own to these."""
-        if self.actor_learning_rate is None or self.critic_learning_rate is None:
-            return {}
-        return {"learning_rate": "actor_learning_rate and critic_learning_rate are both set"}
+        off = {}
+        if self.actor_learning_rate is not None and self.critic_learning_rate is not None:
+            off["learning_rate"] = "actor_learning_rate and critic_learning_rate are both set"
+        if self.schedule != "fixed_wall":
+            off["wall_budget_s"] = "schedule is not fixed_wall"
+        if self.schedule != "fixed_samples" and self.lr_rule == "fixed":
+            off["reference_batch_size"] = "schedule is not fixed_samples, and lr_rule is fixed"
+        return off
 
     def find_contradictions(self) -> list[Fault]:
         """Name pairs of settings that can't hold together."""
@@ -53,6 +100,15 @@ class OffPolicyConfig(TrainerConfig):
             faults.append(self._pair("batch_size", ">", "max_timesteps", "nothing would be trained"))
         if self.num_envs > self.buffer_size:
             faults.append(self._pair("num_envs", ">", "buffer_size", "a step of all would not fit into the buffer"))
+        if self.schedule == "fixed_wall" and self.wall_budget_s is None:
+            message = "schedule is fixed_wall, and nothing says how many seconds that is; set wall_budget_s"
+            faults.append(Fault(("schedule", "wall_budget_s"), message))
+        if not faults and self._count_samples() < self.batch_size:
+            message = (
+                f"fixed_samples learns from {self._count_samples():,} samples in this run, and one batch is "
+                f"{self.batch_size:,}: nothing would be trained"
+            )
+            faults.append(Fault(("batch_size", "schedule", "reference_batch_size"), message))
         if self.delta_scale_max is not None and self.base_controller is None:
             message = (
                 f"delta_scale_max ({self.delta_scale_max}) bounds what is added to a base controller, and there is none"
@@ -64,6 +120,14 @@ class OffPolicyConfig(TrainerConfig):
             )
             faults.append(Fault(("base_controller", "delta_scale_max"), f"{message}; set delta_scale_max"))
         return faults
+
+    def _count_samples(self) -> int:
+        """Count the samples that a whole run learns from under `fixed_samples`; under others no fewer than a batch."""
+        if self.schedule != "fixed_samples":
+            return self.batch_size
+        first = math.ceil(max(self.learning_starts + 1, self.batch_size) / self.num_envs)
+        steps = math.ceil(self.max_timesteps / self.num_envs) - first + 1
+        return steps * self.num_envs * self.updates_per_step * self.reference_batch_size
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks and of the buffer, and what goes with them.

@@ -153,10 +153,9 @@ class SACAgent:
         self.log_temperature = torch.tensor(
             math.log(config.temperature or 1.0), device=device, requires_grad=config.temperature is None
         )
-        rate = config.learning_rate
-        self.actor_optimizer = Adam(list(self.actor.parameters()), config.actor_learning_rate or rate)
-        self.critic_optimizer = Adam(list(self.critic.parameters()), config.critic_learning_rate or rate)
-        self.temperature_optimizer = Adam([self.log_temperature], config.temperature_learning_rate or rate)
+        self.actor_optimizer = Adam(list(self.actor.parameters()), config.actor_rate)
+        self.critic_optimizer = Adam(list(self.critic.parameters()), config.critic_rate)
+        self.temperature_optimizer = Adam([self.log_temperature], config.temperature_rate)
         if config.guard == "repair":
             for optimizer in self._list_optimizers():
                 optimizer.gate = GradientGate(device)
@@ -225,6 +224,17 @@ class SACAgent:
         """Take a multiple of the learning rates in the config."""
         for optimizer in self._list_optimizers():
             optimizer.scale_learning_rate(factor)
+
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes.
+
+        The noise is what the next update will draw: the generator is put back.
+        """
+        before = self._sampling.get_state()
+        noise = self._draw_noise(batch)
+        self._sampling.set_state(before)
+        temperature = self.log_temperature.detach().exp()
+        return critic_loss(self.critic, self.actor, self.target_critic, batch, self._map, temperature, noise)[0]
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

@@ -22,6 +22,11 @@ class SACConfig(OffPolicyConfig):
     temperature_learning_rate: Annotated[float, Field(gt=0)] | None = None
     target_entropy: float | None = None
 
+    @property
+    def temperature_rate(self) -> float:
+        """Learning rate of the temperature's optimizer."""
+        return self.scale_rate(self.temperature_learning_rate)
+
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set."""
         off = super().list_switched_off()

@@ -111,8 +111,8 @@ class TD3Agent:
         self.actor, self.critic = actor.to(device), critic.to(device)
         self.target_actor, self.target_critic = build_target(self.actor), build_target(self.critic)
         actor_parameters, critic_parameters = list(self.actor.parameters()), list(self.critic.parameters())
-        self.actor_optimizer = Adam(actor_parameters, config.actor_learning_rate or config.learning_rate)
-        self.critic_optimizer = Adam(critic_parameters, config.critic_learning_rate or config.learning_rate)
+        self.actor_optimizer = Adam(actor_parameters, config.actor_rate)
+        self.critic_optimizer = Adam(critic_parameters, config.critic_rate)
         if config.guard == "repair":
             for optimizer in self._list_optimizers():
                 optimizer.gate = GradientGate(device)
@@ -187,6 +187,16 @@ class TD3Agent:
         """Take a multiple of the learning rates in the config."""
         for optimizer in self._list_optimizers():
             optimizer.scale_learning_rate(factor)
+
+    def probe_critic(self, batch: Batch) -> Tensor:
+        """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes.
+
+        The smoothing is what the next update will draw: the generator is put back.
+        """
+        before = self._smoothing.get_state()
+        smoothing = self._draw_smoothing(batch)
+        self._smoothing.set_state(before)
+        return critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map, smoothing)[0]
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

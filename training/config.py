@@ -68,6 +68,7 @@ class TrainerConfig(BaseModel):
     imports: list[str] = []
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     max_timesteps: Annotated[Int, Field(gt=0)] = 100_000
+    wall_budget_s: Annotated[float, Field(gt=0)] | None = None
     learning_starts: Annotated[Int, Field(ge=0)] = 1_000
     batch_size: Annotated[Int, Field(gt=0)] = 256
     buffer_size: Annotated[Int, Field(gt=0)] = 1_000_000
@@ -110,6 +111,11 @@ class TrainerConfig(BaseModel):
             "episode_length": self.guard_min_episode_length,
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+    @property
+    def wall_limit_s(self) -> float | None:
+        """Seconds of training steps after which the run is over, None without such an end."""
+        return self.wall_budget_s
 
     def find_contradictions(self) -> list[Fault]:
         """Name pairs of settings that can't hold together. A trainer adds its own to these."""

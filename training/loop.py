@@ -1,4 +1,4 @@
-"""THE training loop: resume, step, log, evaluate, save, until the clock has run out; then the summary.
+"""THE training loop: resume, step, log, evaluate, save, until the clock or the budget has run out; then the summary.
 
 A crash between any two of these calls is made good by the next attempt: a checkpoint is whole or not there, rows newer
 than the checkpoint are cut, an evaluation that a checkpoint has seen is not repeated, one that a stop cut short is made
@@ -35,7 +35,7 @@ def fit(
     should_stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> Outcome:
-    """Train until `max_timesteps`, from the newest checkpoint if there is one, and write the run's files.
+    """Train until the run is over, from the newest checkpoint if there is one, and write the run's files.
 
     Args:
         trainer: freshly built; left open.
@@ -60,7 +60,7 @@ def fit(
                 return Outcome.STOPPED
             if not session.owes_evaluation:
                 session.progress.step += 1
-                session.take(trainer.train_step())
+                session.take(session.train())
                 if session.guard.wants_roll_back:
                     session.roll_back()
                     continue

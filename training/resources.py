@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from experiment.devices import read_utilisation
 from training.rowlog import RowLog
 from training.state import find_row_logs, sort_keys
 
@@ -36,6 +37,14 @@ def read_peak_gpu_bytes() -> int | None:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     return max(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+
+
+def read_gpu_utilisation(device: str) -> dict[str, float]:
+    """Give `time/gpu_utilisation`, in percent, of the CUDA device that a run trains on; nothing where it has none."""
+    if torch.device(device).type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    percent = read_utilisation(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    return {} if percent is None else {"time/gpu_utilisation": float(percent)}
 
 
 def measure_replay_bytes(state: object) -> int:

@@ -11,13 +11,14 @@ import torch
 
 from experiment.files import now_text, read_json, write_json
 from experiment.run import Run
+from training.budget import WallBudget
 from training.checkpoint import Checkpoint, CheckpointStore
 from training.config import TrainerConfig
 from training.evaluation import describe_evaluation, selection_seeds, summarise_evaluation
 from training.health import HealthGuard
 from training.metrics import Averages, MetricsLog, RecentEpisodes, to_json_number
 from training.protocol import Evaluation, EvaluationStopped, StepResult, Trainer
-from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes
+from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes, read_gpu_utilisation
 from training.seeding import read_global_generators, undisturbed_generators, write_global_generators
 
 
@@ -89,6 +90,7 @@ class Session:
         self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)
         self.guard = HealthGuard(config.guard, run.events_path, run.id, say, config.guard_limits)
         self._meter = Meter()
+        self._budget = WallBudget(config.wall_limit_s)
         self._best: dict[str, Any] | None = None
         self._final_hash: str | None = None
         self._clock_before = 0
@@ -96,8 +98,8 @@ class Session:
         self._row_before = (0, 0.0)
 
     def is_over(self) -> bool:
-        """Tell whether the clock has reached the end of training."""
-        return self.progress.clock >= self._config.max_timesteps
+        """Tell whether the clock has reached the end of training, or the time for training steps is spent."""
+        return self.progress.clock >= self._config.max_timesteps or self._budget.is_spent
 
     def is_due(self, every: int) -> bool:
         """Tell whether the last step reached or passed a multiple of `every`; 0 means never."""
@@ -144,10 +146,11 @@ class Session:
         self._row_before = (self.progress.clock, self._meter.wall_s())
 
     def _complete_roll_back(self, kept: Mapping[str, Any]) -> None:
-        meter = self._meter.state_dict()
+        meter, budget = self._meter.state_dict(), self._budget.state_dict()
         self._restore(self._store.return_to(kept["to_step"]))
         self._meter = Meter()
         self._meter.load_state_dict(meter)
+        self._budget.load_state_dict(budget)
         self.guard.complete_roll_back(kept)
         self._trainer.treat(self.guard.treatment)
         self._trainer.redraw(self.guard.roll_backs)
@@ -181,6 +184,10 @@ class Session:
             if facts[name] != now[name]:
                 self._say(f"{name} was {facts[name]} and is {now[name]} now: results may differ in their last digits")
 
+    def train(self) -> StepResult:
+        """Have the trainer take a step, and count its time."""
+        return self._budget.measure(self._trainer.train_step)
+
     def take(self, result: StepResult) -> None:
         """Count what a training step did, and keep its numbers for the next row."""
         progress = self.progress
@@ -205,6 +212,7 @@ class Session:
                 **self._episodes.means(),
                 "train/n_updates": self.progress.updates,
                 "time/fps": (clock - clock_before) / max(wall - wall_before, 1e-9),
+                **read_gpu_utilisation(self._attempt.device),
             }
         )
 
@@ -341,6 +349,7 @@ class Session:
             "metrics": self._metrics.state_dict(),
             "guard": self.guard.state_dict(),
             "meter": self._meter.state_dict(),
+            "budget": self._budget.state_dict(),
             "best": self._best,
             "final_hash": self._final_hash,
         }
@@ -354,5 +363,6 @@ class Session:
         self._metrics.load_state_dict(state["metrics"], self.progress.clock)
         self.guard.load_state_dict(state["guard"])
         self._meter.load_state_dict(state["meter"])
+        self._budget.load_state_dict(state["budget"])
         self._best = state["best"]
         self._final_hash = state["final_hash"]

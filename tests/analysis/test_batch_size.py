@@ -261,6 +261,70 @@ def test_schedule_and_rule_make_rungs_and_columns_only_where_settings_have_them(
     assert [row.side for row in judge_claims(ladder, recommend(ladder))].count("lr_rule=sqrt") == 6
 
 
+def test_under_a_fixed_time_wall_times_decide_nothing(experiment: Any) -> None:
+    """A faster batch takes more steps in the same time, comes by more evaluations, and so takes longer in all."""
+    for batch, wall in ((64, 90.0), (128, 80.0), (4096, 60.0)):
+        add_rung(experiment, batch, GOOD, wall=wall, schedule="fixed_wall", wall_budget_s=50, lr_rule="fixed")
+    ladder = load_ladder(experiment)
+    advice = recommend(ladder)
+    assert advice.rung is ladder.rungs[0]
+    assert "and its schedule gave every batch the same time." in advice.text
+    verdicts = {" ".join(row.claim.split()[:3]): (row.verdict, row.evidence) for row in judge_claims(ladder, advice)}
+    assert verdicts["Larger batches train"] == ("not decided", "the schedule gave every batch the same time")
+    assert verdicts["Below 128 training"] == ("not decided", "batch_size=64: given the same time, as stable")
+
+
+def test_rungs_of_a_fixed_time_and_others_do_not_race(experiment: Any) -> None:
+    add_rung(experiment, 64, GOOD, wall=90.0, schedule="fixed_wall")
+    add_rung(experiment, 128, GOOD, wall=60.0, schedule="fixed_updates")
+    add_rung(experiment, 256, GOOD, wall=30.0, schedule="fixed_updates")
+    assert find_winner(experiment) == 64
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_numbers_of_each_schedule_stand_beside_its_name(experiment: Any, swept: bool) -> None:
+    """By run: 6,400 updates of 64 or 100 of 4096 in 2,000 steps, at 50 updates a second."""
+    sides = [("fixed_samples", "sqrt"), ("fixed_updates", "fixed")] if swept else [("fixed_samples", "sqrt")]
+    for schedule, rule in sides:
+        for batch in (64, 4096):
+            updates = 409_600 // batch if schedule == "fixed_samples" else 1_900
+            for seed, final in enumerate(GOOD):
+                run = plan_run(experiment, batch, seed, schedule=schedule, lr_rule=rule)
+                speed = {"env_steps_per_s": 9.0, "updates_per_s": 50.0}
+                experiment.finish(run, final, updates=updates, throughput=speed)
+    write_ladder_report(experiment.folder, measure_peak=False)
+    rows = read_csv(experiment.folder)
+    names = ("batch_size", "schedule", "lr_rule", "updates", "samples_per_s", "replay_ratio")
+    found = [tuple(row[name] for name in names) for row in rows]
+    samples = [
+        ("64", "fixed_samples", "sqrt", "6400.0", "3200.0", "204.8"),
+        ("4096", "fixed_samples", "sqrt", "100.0", "204800.0", "204.8"),
+    ]
+    updates_fixed = [
+        ("64", "fixed_updates", "fixed", "1900.0", "3200.0", "60.8"),
+        ("4096", "fixed_updates", "fixed", "1900.0", "204800.0", "3891.2"),
+    ]
+    assert sorted(found) == sorted(samples + updates_fixed if swept else samples)
+    ladder = load_ladder(experiment)
+    costs = tabulate_costs(ladder, recommend(ladder), GemmPeak(None, ""))
+    assert costs.columns[:6] == ("batch_size", "schedule", "lr_rule", "Updates", "Samples per step", "Samples/s")
+    name = ladder.name(ladder.rungs[0])
+    assert name == ("batch_size=64, schedule=fixed_samples, lr_rule=sqrt" if swept else "batch_size=64")
+
+
+def test_a_schedule_left_to_its_default_has_its_column_too(experiment: Any) -> None:
+    for batch in (64, 256):
+        for run in add_rung(experiment, batch, GOOD):
+            text = f"algorithm_name: ddpg\nbatch_size: {batch}\nschedule: fixed_updates\nlr_rule: fixed\n"
+            run.config_path.write_text(text)
+    ladder = load_ladder(experiment)
+    assert [rung.values for rung in ladder.rungs] == [
+        ("64", "fixed_updates", "fixed"),
+        ("256", "fixed_updates", "fixed"),
+    ]
+    assert recommend(ladder).rung is ladder.rungs[0]
+
+
 def test_a_batch_left_to_its_default_is_that_of_the_runs_config(experiment: Any) -> None:
     add_rung(experiment, 64, GOOD)
     for seed, final in enumerate(GOOD):
@@ -325,9 +389,10 @@ def test_the_table_has_the_numbers_that_were_planted(experiment: Any) -> None:
     assert (row["compared"], other["compared"]) == ("best", "below the best")
 
 
-def test_noise_scale_and_gpu_memory_are_shown_where_runs_have_them(experiment: Any) -> None:
+def test_noise_scale_and_what_a_gpu_did_are_shown_where_runs_have_them(experiment: Any) -> None:
     for run in add_rung(experiment, 64, GOOD):
-        lines = [{"step": 1, "env_step": 1, "wall_time": 1.0, "train/noise_scale": x} for x in (900.0, 1100.0, "nan")]
+        more = {"wall_time": 1.0, "time/gpu_utilisation": 41.0}
+        lines = [{"step": 1, "env_step": 1, "train/noise_scale": x} | more for x in (900.0, 1100.0, "nan")]
         run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         summary = json.loads(run.summary_path.read_text())
         run.summary_path.write_text(json.dumps(summary | {"memory": {"peak_gpu_bytes": 3 * 2**20}}))
@@ -335,6 +400,9 @@ def test_noise_scale_and_gpu_memory_are_shown_where_runs_have_them(experiment: A
     cells = [cell.text for cell in tabulate_costs(ladder, recommend(ladder), GemmPeak(None, "")).rows[0]]
     assert "1000" in cells
     assert "3.0" in cells
+    assert "41 %" in cells
+    claim = judge_claims(ladder, recommend(ladder))[-1]
+    assert (claim.verdict, claim.evidence[:27]) == ("not decided", "41 % at batch_size=64; it is"[:27])
 
 
 def test_the_default_threshold_is_nine_tenths_from_the_worst_start_to_the_best_end(experiment: Any) -> None:

@@ -14,15 +14,15 @@ from training.config import TrainerConfig
 
 ROOT = Path(__file__).parents[2]
 COMMON_KEYS = {
-    "algorithm_name", "env_name", "env_kwargs", "imports", "seed", "max_timesteps", "learning_starts", "batch_size",
-    "buffer_size", "num_envs", "eval_freq", "num_eval", "num_final_eval", "save_freq", "keep_last", "keep_replay",
-    "log_freq", "continue_training", "device", "guard", "guard_max_critic_loss", "guard_max_actor_loss",
-    "guard_min_episode_length",
+    "algorithm_name", "env_name", "env_kwargs", "imports", "seed", "max_timesteps", "wall_budget_s", "learning_starts",
+    "batch_size", "buffer_size", "num_envs", "eval_freq", "num_eval", "num_final_eval", "save_freq", "keep_last",
+    "keep_replay", "log_freq", "continue_training", "device", "guard", "guard_max_critic_loss",
+    "guard_max_actor_loss", "guard_min_episode_length",
 }  # fmt: skip
 DDPG_KEYS = {
     "learning_rate", "actor_learning_rate", "critic_learning_rate", "discount", "tau", "hidden_dims", "noise_type",
     "noise_std", "ou_theta", "max_grad_norm", "updates_per_step", "n_step", "normalize_obs", "normalize_reward",
-    "base_controller", "delta_scale_max",
+    "base_controller", "delta_scale_max", "schedule", "lr_rule", "reference_batch_size",
 }  # fmt: skip
 TD3_KEYS = DDPG_KEYS | {"target_noise_std", "target_noise_clip", "policy_delay"}
 SAC_KEYS = DDPG_KEYS - {"noise_type", "noise_std", "ou_theta"} | {

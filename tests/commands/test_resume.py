@@ -126,8 +126,10 @@ def check_straight_equals_resumed(folder: Path, settings: str, kills: int, steps
     check_equal(straight, resumed)
 
 
-def test_a_pendulum_run_killed_twice_ends_in_the_same_bits(tmp_path: Path) -> None:
-    settings = f"{DDPG} --env_name Pendulum-v1 --learning_starts 200 --save_freq 130"
+@pytest.mark.parametrize("schedule", ["", "--schedule fixed_samples --reference_batch_size 27 --lr_rule sqrt"])
+def test_a_pendulum_run_killed_twice_ends_in_the_same_bits(tmp_path: Path, schedule: str) -> None:
+    """Checkpoints are 130 steps apart, each of which owes 27 samples of a batch of 32: in the midst of an update."""
+    settings = f"{DDPG} --env_name Pendulum-v1 --learning_starts 200 --save_freq 130 {schedule}"
     more = "--eval_freq 400 --num_eval 2 --log_freq 90"
     check_straight_equals_resumed(tmp_path, f"{settings} {more}", kills=2, steps=2500)
 

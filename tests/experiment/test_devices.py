@@ -1,6 +1,9 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 
-from experiment.devices import CPU, DeviceError, Gpu, choose_devices, choose_visible, count_cores
+from experiment.devices import CPU, DeviceError, Gpu, choose_devices, choose_visible, count_cores, read_utilisation
 
 GPUS = [Gpu(index, index, f"GPU-{index}{index}", "A", 80) for index in range(4)]
 
@@ -54,3 +57,45 @@ def test_visible_devices_are_obeyed_as_cuda_does(variable: str | None, expected:
 
 def test_there_is_at_least_one_core() -> None:
     assert count_cores() >= 1
+
+
+class FakeNvml:
+    """NVML with one GPU that is 37 % busy; `broken` names the call that fails."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken, self.opened = broken, 0
+
+    def _may_fail(self, name: str) -> None:
+        if name == self.broken:
+            raise self.NVMLError(name)
+
+    def nvmlInit(self) -> None:
+        self._may_fail("init")
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:
+        self.opened -= 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if uuid != "GPU-00":
+            raise self.NVMLError("not found")
+        return uuid
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
+        self._may_fail("rates")
+        return SimpleNamespace(gpu=37, memory=5)
+
+
+@pytest.mark.parametrize(
+    ("broken", "uuid", "percent"),
+    [("", "GPU-00", 37), ("", "GPU-11", None), ("init", "GPU-00", None), ("rates", "GPU-00", None)],
+)
+def test_utilisation_is_a_percentage_or_nothing(
+    monkeypatch: pytest.MonkeyPatch, broken: str, uuid: str, percent: int | None
+) -> None:
+    nvml = FakeNvml(broken)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert read_utilisation(uuid) == percent
+    assert nvml.opened == 0

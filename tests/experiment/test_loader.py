@@ -189,9 +189,14 @@ def test_aliases_can_t_nest_deeper_than_brackets_may() -> None:
 def test_large_specs_read_fast() -> None:
     row = ", ".join(f"{number}e-4" for number in range(20))
     text = "variables:\n" + "".join(f"  k{index}: [{row}]\n" for index in range(2000))
-    started = time.process_time()
-    assert len(read(text)["variables"]) == 2000
-    assert time.process_time() - started < 0.5
+
+    def measure() -> float:
+        started = time.process_time()
+        assert len(read(text)["variables"]) == 2000
+        return time.process_time() - started
+
+    # Of three: on a machine that does something else too, a single one says as much of that.
+    assert min(measure() for _ in range(3)) < 0.5
 
 
 def test_without_libyaml_the_same_is_read_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from rl.buffers import ReplayBuffer
 from rl.noise import GaussianNoise, OrnsteinUhlenbeckNoise
+from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer, RunningMoments
 from rl.off_policy import OffPolicyTrainer
 from training.rowlog import RowLog
@@ -101,6 +102,26 @@ def test_straight_equals_resumed_with_everything_switched_on(
     run_steps(resumed, 50)
     assert_same_state(straight, resumed)
     assert straight.evaluate([5]) == resumed.evaluate([5])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("batch", [23, 50])
+@pytest.mark.parametrize("stop", [52, 53, 54])
+def test_straight_equals_resumed_in_the_midst_of_a_fraction(
+    small_trainer: BuildTrainer, algorithm: str, batch: int, stop: int
+) -> None:
+    """An update is owed 3 / 5 or 30 / 23 of itself a step: 10 reference samples for each of 3 environments."""
+    settings = {"algorithm_name": algorithm, "num_envs": 3, "batch_size": batch, "reference_batch_size": 10}
+    settings |= {"schedule": "fixed_samples", "learning_starts": 60, "buffer_size": 200}
+    straight, resumed = small_trainer(**settings), small_trainer(**settings)
+    run_steps(straight, stop)
+    state = copy.deepcopy(straight.state_dict())
+    given = [straight.train_step().updates for _ in range(100 - stop)]
+    resumed.load_state_dict(state)
+    assert [resumed.train_step().updates for _ in range(100 - stop)] == given
+    assert_same_state(straight, resumed)
+    assert state["samples_owed"] == (stop - 20) * 30 % batch
+    assert set(given) == ({0, 1} if batch == 50 else {1, 2})
 
 
 def test_resuming_by_episode_begins_anew_in_every_environment(small_trainer: BuildTrainer) -> None:
@@ -225,6 +246,7 @@ def test_every_attribute_is_in_the_state_or_declared_transient(small_trainer: Bu
         RunningMoments(3),
         ObsNormalizer(3, 1),
         RewardNormalizer(2, 0.9),
+        NoiseScale(),
     ]
     for algorithm in ALGORITHMS:
         trainer = small_trainer(algorithm_name=algorithm, n_step=2)

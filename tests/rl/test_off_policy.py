@@ -48,6 +48,19 @@ def test_updates_count_for_each_step_of_each_environment(small_trainer: BuildTra
     assert [result.updates for result in results] == [0] * 13 + [6] * 7
 
 
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [(32, [1, 1, 1, 1]), (64, [0, 1, 0, 1]), (48, [0, 1, 1, 0]), (16, [2, 2, 2, 2]), (12, [2, 3, 3, 2])],
+)
+def test_fixed_samples_learns_from_as_many_samples_whatever_the_batch(
+    small_trainer: BuildTrainer, batch: int, expected: list[int]
+) -> None:
+    trainer = small_trainer(batch_size=batch, schedule="fixed_samples", reference_batch_size=32, learning_starts=64)
+    given = record_given(trainer)
+    assert [result.updates for result in run_steps(trainer, 68)] == [0] * 64 + expected
+    assert [len(drawn.obs) for drawn in given["batches"]] == [batch] * sum(expected)
+
+
 def test_rows_of_environments_alternate_and_each_has_starts_of_its_own(small_trainer: BuildTrainer) -> None:
     trainer = small_trainer(env_name="Dice-v0", num_envs=3, learning_starts=1_000)
     results = run_steps(trainer, 200)

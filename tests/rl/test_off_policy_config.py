@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiment.problems import SettingsError
 from rl.off_policy_config import OffPolicyConfig
@@ -36,6 +39,11 @@ def make_config(**settings: Any) -> OffPolicyConfig:
         ({"n_step": 0}, "n_step", ">= 1"),
         ({"num_envs": 0}, "num_envs", ">= 1"),
         ({"normalize_obs": "yes"}, "normalize_obs", "true or false"),
+        ({"schedule": "fixed"}, "schedule", "fixed_samples"),
+        ({"schedule": "fixed_wall"}, "schedule", "set wall_budget_s"),
+        ({"schedule": "fixed_wall", "wall_budget_s": 0}, "wall_budget_s", "> 0"),
+        ({"lr_rule": "log"}, "lr_rule", "sqrt"),
+        ({"reference_batch_size": 0}, "reference_batch_size", "> 0"),
     ],
 )
 def test_bad_settings_are_refused(algorithm: str, settings: dict[str, Any], key: str, words: str) -> None:
@@ -43,6 +51,33 @@ def test_bad_settings_are_refused(algorithm: str, settings: dict[str, Any], key:
         make_config(algorithm_name=algorithm, **settings)
     assert [fault.keys[0] for fault in error.value.faults] == [key]
     assert words in error.value.faults[0].message
+
+
+@pytest.mark.parametrize(
+    ("settings", "updates"),
+    [
+        ({"max_timesteps": 199, "batch_size": 100, "reference_batch_size": 1}, 1),
+        ({"max_timesteps": 198, "batch_size": 100, "reference_batch_size": 1}, 0),
+        ({"max_timesteps": 120, "learning_starts": 80, "batch_size": 64, "reference_batch_size": 1}, 0),
+        ({"max_timesteps": 144, "learning_starts": 80, "batch_size": 64, "reference_batch_size": 1}, 1),
+        ({"max_timesteps": 44, "num_envs": 3, "batch_size": 31, "reference_batch_size": 2}, 0),
+        ({"max_timesteps": 46, "num_envs": 3, "batch_size": 31, "reference_batch_size": 2}, 1),
+        ({"max_timesteps": 35, "batch_size": 30, "updates_per_step": 5, "reference_batch_size": 1}, 1),
+        ({"max_timesteps": 34, "batch_size": 30, "updates_per_step": 5, "reference_batch_size": 1}, 0),
+    ],
+)
+def test_fixed_samples_without_one_full_batch_is_refused(
+    small_trainer: Any, settings: dict[str, Any], updates: int
+) -> None:
+    """What is refused is what would train nothing, to the step."""
+    settings = {"schedule": "fixed_samples", "learning_starts": 5} | settings
+    if updates == 0:
+        with pytest.raises(SettingsError, match=r"one batch is .* nothing would be trained"):
+            make_config(**settings)
+        return
+    trainer = small_trainer(**settings)
+    steps = -(-settings["max_timesteps"] // settings.get("num_envs", 1))
+    assert sum(trainer.train_step().updates for _ in range(steps)) == updates
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -106,3 +141,75 @@ def test_keys_left_at_their_defaults_leave_the_id_alone() -> None:
     assert make_config(**new, delta_scale_max=None).run_id() == make_config().run_id()
     changed = [{"n_step": 2}, {"normalize_obs": True}, {"normalize_reward": True}, {"num_envs": 2}]
     assert len({make_config(**settings).run_id() for settings in [{}, *changed]}) == 5
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("settings", "inactive"),
+    [
+        ({"wall_budget_s": 5.0}, {"wall_budget_s": "schedule is not fixed_wall"}),
+        ({"wall_budget_s": 5.0, "schedule": "fixed_wall"}, {}),
+        ({"reference_batch_size": 64}, {"reference_batch_size": "not fixed_samples, and lr_rule is fixed"}),
+        ({"reference_batch_size": 64, "schedule": "fixed_samples"}, {}),
+        ({"reference_batch_size": 64, "lr_rule": "sqrt"}, {}),
+        (
+            {"reference_batch_size": 64, "wall_budget_s": 5.0, "schedule": "fixed_wall"},
+            {"reference_batch_size": "not fixed_samples, and lr_rule is fixed"},
+        ),
+    ],
+)
+def test_keys_of_another_schedule_are_switched_off_and_leave_the_id_alone(
+    algorithm: str, settings: dict[str, Any], inactive: dict[str, str]
+) -> None:
+    config = make_config(algorithm_name=algorithm, **settings)
+    told = config.inactive_keys()
+    assert told.keys() == inactive.keys()
+    assert all(words in told[key] for key, words in inactive.items())
+    without = {key: value for key, value in settings.items() if key not in inactive}
+    assert make_config(algorithm_name=algorithm, **without).run_id() == config.run_id()
+    used = [key for key in settings if key not in inactive]
+    assert (config.run_id() == make_config(algorithm_name=algorithm).run_id()) == (not used)
+
+
+def test_a_budget_that_is_switched_off_ends_nothing() -> None:
+    assert make_config(wall_budget_s=5.0).wall_limit_s is None
+    assert make_config(wall_budget_s=5.0, schedule="fixed_wall").wall_limit_s == 5.0
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("fixed", 1.0), ("sqrt", 4.0), ("linear", 16.0)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_rule_scales_the_rates_of_all_optimizers(
+    small_trainer: Any, algorithm: str, rule: str, factor: float
+) -> None:
+    """Own rates as well as the common one; at the reference itself nothing changes."""
+    rates = {"learning_rate": 1e-5, "critic_learning_rate": 3e-5}
+    for batch, expected in ((512, factor), (32, 1.0)):
+        given = rates | {"batch_size": batch, "reference_batch_size": 32, "lr_rule": rule}
+        agent = small_trainer(algorithm_name=algorithm, **given).agent
+        assert agent.actor_optimizer.learning_rate == expected * 1e-5
+        assert agent.critic_optimizer.learning_rate == expected * 3e-5
+        if algorithm == "sac":
+            assert agent.temperature_optimizer.learning_rate == expected * 1e-5
+    if algorithm == "sac":
+        config = make_config(algorithm_name="sac", temperature_learning_rate=1.0, lr_rule=rule, batch_size=4096)
+        assert vars(type(config))["temperature_rate"].fget(config) == factor
+
+
+@given(
+    batch=st.integers(1, 9_000),
+    reference=st.integers(1, 9_000),
+    updates=st.integers(1, 20),
+    envs=st.integers(1, 50),
+    steps=st.integers(0, 300),
+)
+def test_the_updates_of_fixed_samples_are_the_exact_number_rounded_down(
+    batch: int, reference: int, updates: int, envs: int, steps: int
+) -> None:
+    settings: dict[str, Any] = {"batch_size": batch, "reference_batch_size": reference, "updates_per_step": updates}
+    config = make_config(schedule="fixed_samples", num_envs=envs, **settings)
+    total, owed = 0, 0
+    for step in range(1, steps + 1):
+        due, owed = config.count_due_updates(owed)
+        total += due
+        assert total == Fraction(step * envs * updates * reference, batch).__floor__()
+        assert 0 <= owed < batch

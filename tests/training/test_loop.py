@@ -20,7 +20,9 @@ import torch
 from torch import nn
 
 from experiment.run import Run
+from training import budget as budget_module
 from training import session as session_module
+from training.budget import WallBudget
 from training.checkpoint import CheckpointStore, load_newest
 from training.config import TrainerConfig
 from training.evaluation import report_seeds, selection_seeds
@@ -299,6 +301,98 @@ def test_replay_data_go_when_the_run_is_done_unless_they_are_to_be_kept(tmp_path
     newest = load_newest(kept.checkpoints_dir)
     assert newest is not None
     assert newest.state["trainer"]["buffer"].total == 25
+
+
+class SlowTrainer(CountingTrainer):
+    """Steps of one second, the second one of three, and evaluations of a thousand, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = 0.0
+
+    def train_step(self) -> StepResult:
+        self.clock += 3.0 if self.steps == 1 else 1.0
+        return super().train_step()
+
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Evaluation:
+        self.clock += 1000.0
+        return super().evaluate(seeds, should_stop)
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self, trainer: SlowTrainer) -> None:
+        self.trainer = trainer
+
+    def perf_counter(self) -> float:
+        return self.trainer.clock
+
+
+@pytest.fixture
+def slow_life(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Life]:
+    def make(run: Run, number: int = 1, **settings: Any) -> Life:
+        trainer = SlowTrainer()
+        monkeypatch.setattr(budget_module, "time", Clock(trainer))
+        return Life(run, make_config(**settings), trainer, number)
+
+    return make
+
+
+def test_a_wall_budget_ends_a_run_by_the_time_of_its_steps_alone(run: Run, slow_life: Callable[..., Life]) -> None:
+    """Three seconds for the second step, one for each other: the tenth second is that of step 8."""
+    life = slow_life(run, wall_budget_s=10)
+    assert life.fit() is Outcome.FINISHED
+    assert life.trainer.steps == 8
+    assert clocks(run, "train/critic_loss") == [3, 6, 8]
+    assert clocks(run, "eval/mean_reward") == [4, 8]
+    newest = load_newest(run.checkpoints_dir, with_replay=False)
+    assert newest is not None
+    assert newest.step == 8
+    assert newest.state["session"]["budget"] == {"spent_s": 10.0, "is_spent": True}
+    assert json.loads(run.summary_path.read_bytes())["steps"] == 8
+
+
+def test_a_run_ends_by_its_clock_where_that_comes_before_its_budget(run: Run, slow_life: Callable[..., Life]) -> None:
+    life = slow_life(run, wall_budget_s=28)
+    assert life.fit() is Outcome.FINISHED
+    assert life.trainer.steps == 25
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 2, 6, 7, 8])
+def test_a_wall_budget_goes_on_where_an_attempt_before_left_it(
+    tmp_path: Path, slow_life: Callable[..., Life], stop_at: int
+) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "stopped")
+    slow_life(straight, wall_budget_s=10).fit()
+    first = slow_life(run, wall_budget_s=10)
+    first.fit(lambda: first.trainer.steps >= stop_at)
+    last = slow_life(run, number=2, wall_budget_s=10)
+    assert last.fit() is Outcome.FINISHED
+    assert last.trainer.steps == 8
+    assert read_result(run) | {"checkpoints": 0} == read_result(straight) | {"checkpoints": 0}
+
+
+def test_a_budget_that_is_spent_stays_so_whatever_the_clock_says_next(run: Run, slow_life: Callable[..., Life]) -> None:
+    """The final evaluation is cut short after the last step; the next attempt takes no further one."""
+    first = slow_life(run, wall_budget_s=10)
+    assert first.fit(lambda: (8, report_seeds(2)) in first.trainer.evaluated) is Outcome.STOPPED
+    last = slow_life(run, number=2, wall_budget_s=10)
+    assert last.fit() is Outcome.FINISHED
+    assert last.trainer.evaluated == [(8, report_seeds(2))]
+
+
+def test_training_rows_say_how_busy_the_gpu_of_the_run_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(device: str) -> dict[str, float]:
+        asked.append(device)
+        return {"time/gpu_utilisation": 37.0}
+
+    monkeypatch.setattr(session_module, "read_gpu_utilisation", read)
+    Life(run, make_config()).fit()
+    assert clocks(run, "time/gpu_utilisation") == clocks(run, "train/critic_loss")
+    assert set(asked) == {"cpu"}
 
 
 def test_evaluation_on_or_off_gives_the_same_bits(tmp_path: Path) -> None:
@@ -766,7 +860,15 @@ def test_every_attribute_of_a_stateful_object_is_saved_or_declared_transient(run
     life = Life(run, make_config())
     session = Session(life.trainer, run, life.config, Attempt(1, "cpu", 1, "abc"), print)
     guard = HealthGuard("warn", run.events_path, run.id, print)
-    for stateful in (session, guard, MetricsLog(run.metrics_path), Averages(), RecentEpisodes(), Meter()):
+    for stateful in (
+        session,
+        guard,
+        MetricsLog(run.metrics_path),
+        Averages(),
+        RecentEpisodes(),
+        Meter(),
+        WallBudget(1),
+    ):
         attributes = set(vars(stateful))
         assert attributes >= type(stateful).TRANSIENT, f"{type(stateful).__name__} declares what it has not"
         saved = {name.lstrip("_") for name in attributes - type(stateful).TRANSIENT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from training import resources
 from training.resources import (
     Meter,
     count_parameters,
@@ -125,3 +127,22 @@ def test_only_rows_in_the_window_of_a_ring_matter() -> None:
 def test_what_cannot_stand_in_a_state_cannot_be_hashed() -> None:
     with pytest.raises(TypeError, match="object"):
         hash_state({"a": object()})
+
+
+def test_utilisation_is_that_of_the_device_that_a_run_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(uuid: str) -> int | None:
+        asked.append(uuid)
+        return 37 if uuid == "GPU-ab" else None
+
+    uuids = {"cuda": "ab", "cuda:1": "cd"}
+    monkeypatch.setattr(resources, "read_utilisation", read)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda name: SimpleNamespace(uuid=uuids[name]))
+    assert resources.read_gpu_utilisation("cuda") == {}, "nothing runs on a GPU"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert resources.read_gpu_utilisation("cpu") == {}
+    assert asked == []
+    assert resources.read_gpu_utilisation("cuda") == {"time/gpu_utilisation": 37.0}
+    assert resources.read_gpu_utilisation("cuda:1") == {}
+    assert asked == ["GPU-ab", "GPU-cd"]
