@@ -56,7 +56,7 @@ LIMITS = (
     Limit("value_bound", "value-bound", 1.0),
     Limit("critic_error", "critic-error", 1000.0),
     Limit("stuck_actor", "stuck-actor", 0.95),
-    Limit("value_bias", "value-bias", 5.0),
+    Limit("value_bias", "value-bias", 10.0),
 )
 """In the order in which they are told where several are confirmed at once; docs/health.md has the measurements."""
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,21 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
 
-from experiment.run import Run
+from experiment.run import Run, find_runs
+from rl.buffers import ReplayBuffer
 from train import build_config, find_trainer
+from training.checkpoint import load_checkpoint
 from training.config import TrainerConfig
 from training.health import LIMITS
 from training.loop import Outcome, fit
+from training.resources import hash_state
 from training.seeding import seed_everything
 from training.session import Attempt
+from training.signals import WINDOW_UPDATES
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
 
 SEED = int(os.environ.get("GUARD_SEED", "0"))
 ALGORITHMS = ("ddpg", "td3", "sac")
@@ -49,8 +59,8 @@ class PlantedPendulum(PendulumEnv):
         broken: what isn't a number at step `SICKENS_AT`: `reward`, `obs`, or nothing.
         length: steps after which the task ends; 0 for never.
         longer: factor of `length` from `longer_from` on.
-        first: rewards are 0.1 times this pendulum's (in [-1.6, 0]) before step 3,000, and 100 in about one step of 300
-            from there on.
+        reward: `dense` is the pendulum's; `late` a hundredth of it and, from step 3,000 on, 100 in one of 300 steps;
+            `first` nothing but 1 in these; `none` never anything.
     """
 
     def __init__(
@@ -112,12 +122,12 @@ class Course:
 
     Attributes:
         decisions: of the guard, from `events.jsonl`.
-        largest: of each signal over all windows.
+        signals: see `read_signals`.
     """
 
     outcome: Outcome
     decisions: list[dict[str, Any]]
-    largest: Mapping[str, float]
+    signals: Mapping[str, tuple[float, float]]
     run: Run
 
     def describe(self) -> str:
@@ -126,7 +136,9 @@ class Course:
         if self.decisions:
             first = self.decisions[0]
             seen = f"{first['metric']} {first['value']} at update {first['updates']} ({first['verdict']})"
-        return f"{seen}; " + ", ".join(f"{name} {value:.3g}" for name, value in self.largest.items())
+        return f"{seen}; " + ", ".join(
+            f"{name} {most:.3g} ({twice:.3g})" for name, (most, twice) in self.signals.items()
+        )
 
 
 def make_config(algorithm: str, env_name: str, **settings: Any) -> TrainerConfig:
@@ -159,7 +171,7 @@ def train(folder: Path, config: TrainerConfig, *, stop_when: Callable[[Run], boo
             outcome = fit(trainer, run, config, attempt, should_stop=lambda: stop_when(run), say=lambda line: None)
     finally:
         trainer.close()
-    return Course(outcome, read_events(run), read_largest(run), run)
+    return Course(outcome, read_events(run), read_signals(run), run)
 
 
 def read_events(run: Run) -> list[dict[str, Any]]:
@@ -168,14 +180,18 @@ def read_events(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.events_path.read_text().splitlines()]
 
 
-def read_largest(run: Run) -> dict[str, float]:
-    largest: dict[str, float] = {}
-    for line in run.metrics_path.read_text().splitlines():
-        for name, value in json.loads(line).items():
-            signal = name.removeprefix("health/")
-            if signal in NAMES and name != signal:
-                largest[signal] = max(largest.get(signal, 0.0), float(value))
-    return largest
+def read_signals(run: Run) -> dict[str, tuple[float, float]]:
+    """Give of each signal the largest value, and the largest that two values one after the other both reached."""
+    windows: dict[float, dict[str, float]] = {}
+    for row in map(json.loads, run.metrics_path.read_text().splitlines()):
+        values = {name.removeprefix("health/"): float(value) for name, value in row.items() if "health/" in name}
+        windows.setdefault(row.get("train/n_updates", 0) // WINDOW_UPDATES, values)
+    signals = {}
+    for name in sorted(NAMES):
+        values = [window[name] for window in windows.values() if name in window]
+        if values:
+            signals[name] = max(values), max(map(min, pairwise(values)), default=0.0)
+    return signals
 
 
 @pytest.fixture
@@ -288,3 +304,146 @@ def test_the_first_hill_that_is_climbed_is_no_alarm(tmp_path: Path, tell: Any, s
     course = train(tmp_path, config)
     tell(course)
     assert course.decisions == []
+
+
+@pytest.mark.parametrize("algorithm", ["ddpg", "td3"])
+def test_ends_that_the_critic_is_not_told_about_are_caught(
+    tmp_path: Path, tell: Any, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """The commonest of bugs: values of 5 steps become those of endless episodes, and nothing else looks wrong."""
+
+    def add(buffer: Any, obs: Any, action: Any, reward: float, terminated: bool, *rest: Any) -> None:
+        real(buffer, obs, action, reward, False, *rest)
+
+    real = ReplayBuffer.add
+    monkeypatch.setattr(ReplayBuffer, "add", add)
+    config = make_config(algorithm, "PlantedLong-v0", env_kwargs={"length": 5}, tau=0.02, max_timesteps=6000)
+    course = train(tmp_path, config)
+    tell(course)
+    assert course.decisions[0]["verdict"] == "value-bias"
+
+
+REPAIRS = ["roll_back", "roll_back", "drop_rung", "stop"]
+
+
+def read_state(run: Run) -> Mapping[str, Any]:
+    """Give what the newest checkpoint holds: of the trainer, and of the guard."""
+    state = load_checkpoint(max(run.checkpoints_dir.glob("step_*.pt"))).state
+    return {"trainer": state["trainer"], "guard": state["session"]["guard"], "generators": state["generators"]}
+
+
+def read_rows(run: Run) -> list[dict[str, Any]]:
+    """Give the metrics without what the clock on the wall decides."""
+    rows = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "wall_time" and not k.startswith("time/")} for row in rows]
+
+
+def drop_times(decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in each.items() if key not in ("time", "run")} for each in decisions]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_beyond_repair_goes_back_three_times_then_stops_and_does_so_again(
+    tmp_path: Path, tell: Any, algorithm: str
+) -> None:
+    """With a learning rate of 10, which is one of 1.25 after three halvings."""
+    settings = {"guard": "repair", "learning_rate": 10.0, "save_freq": 250, "keep_last": 1, "max_timesteps": 4000}
+    courses = [train(tmp_path / name, make_config(algorithm, "Planted-v0", **settings)) for name in "ab"]
+    tell(courses[0])
+    for course in courses:
+        assert course.outcome is Outcome.UNHEALTHY
+        assert [each["action"] for each in course.decisions if each["action"] in REPAIRS] == REPAIRS
+        assert not course.run.summary_path.exists()
+        kept = json.loads(course.run.repairs_path.read_text())
+        assert (kept["roll_backs"], kept["to_step"]) == (3, 500)
+    first, second = courses
+    assert hash_state(read_state(first.run)) == hash_state(read_state(second.run))
+    assert read_rows(first.run) == read_rows(second.run)
+    assert drop_times(first.decisions) == drop_times(second.decisions)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_repaired_run_that_ends_well_is_marked(tmp_path: Path, tell: Any, algorithm: str) -> None:
+    settings = {"guard": "repair", "env_kwargs": {"broken": "reward"}, "max_timesteps": SICKENS_AT + 10}
+    course = train(tmp_path, make_config(algorithm, "Planted-v0", **settings))
+    tell(course)
+    assert course.outcome is Outcome.FINISHED
+    guard = json.loads(course.run.summary_path.read_text())["guard"]
+    assert (guard["verdict"], guard["repaired"]) == ("environment", True)
+    assert [each["action"] for each in guard["decisions"]] == ["discard"]
+
+
+KILLER = """
+import os, pathlib, signal
+import gymnasium as gym
+from gymnasium.envs.classic_control import PendulumEnv
+
+class KillerEnv(PendulumEnv):
+    \"\"\"Kills its process at one step of its life, if a file asks for it, which goes first.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.taken = 0
+
+    def step(self, action):
+        self.taken += 1
+        asked = pathlib.Path("kill")
+        if self.taken == 437 and asked.exists():
+            asked.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+gym.register("Killer-v0", KillerEnv, max_episode_steps=200)
+"""
+EVERYTHING = (
+    "--env_name Killer-v0 --num_envs 2 --n_step 3 --normalize_obs true --normalize_reward true --hidden_dims 32 32 "
+    "--batch_size 32 --learning_starts 500 --max_timesteps 4000 --save_freq 100 --log_freq 50 --eval_freq 300 "
+    "--num_eval 1 --guard repair --learning_rate 10 --keep_last 1"
+)
+
+
+def run_program(folder: Path, algorithm: str) -> int:
+    """Train as a user would, in a folder of its own, and give the exit code."""
+    (folder / "killer.py").write_text(KILLER)
+    words = [*algorithm.split(), *EVERYTHING.split(), f"--seed={SEED}", "--imports", "[killer]", "--log-root", "logs"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    with (folder / "console.txt").open("ab") as console:
+        program = [sys.executable, str(ROOT / "train.py"), *words]
+        return subprocess.run(program, cwd=folder, stdout=console, stderr=console, env=environment).returncode
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "--algorithm_name ddpg --noise_type ou",
+        "--algorithm_name td3 --noise_type ou --policy_delay 3",
+        "--algorithm_name sac",
+    ],
+    ids=["ddpg", "td3", "sac"],
+)
+def test_a_kill_between_two_bad_windows_changes_no_bit_and_no_decision(
+    tmp_path: Path, tell: Any, algorithm: str
+) -> None:
+    """The first bad window ends with step 375, the kill comes in step 437, the second ends with step 500."""
+    runs = []
+    for name in ("straight", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "killed":
+            (folder / "kill").touch()
+            assert run_program(folder, algorithm) == -signal.SIGKILL, (folder / "console.txt").read_text()
+            (run,) = find_runs(next((folder / "logs").iterdir()))
+            assert [each["event"] for each in read_events(run) if each["event"] == "guard"] == []
+            assert max(read_state(run)["guard"]["over"].values()) == 1
+        assert run_program(folder, algorithm) == 87, (folder / "console.txt").read_text()
+        runs += find_runs(next((folder / "logs").iterdir()))
+    straight, killed = runs
+    decisions = [[each for each in read_events(run) if each["event"] == "guard"] for run in runs]
+    tell(Course(Outcome.UNHEALTHY, decisions[1], read_signals(killed), killed))
+    assert killed.last_attempt() == 2
+    assert killed.read_exit(2)["reason"] == "health"
+    assert [each["action"] for each in decisions[0] if each["action"] in REPAIRS] == REPAIRS
+    assert decisions[0][0]["step"] == 500
+    assert drop_times(decisions[0]) == drop_times(decisions[1])
+    assert hash_state(read_state(straight)) == hash_state(read_state(killed))
+    assert read_rows(straight) == read_rows(killed)
