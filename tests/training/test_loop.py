@@ -799,12 +799,16 @@ Sickness = Callable[[int, Treatment], bool]
 
 
 class SickTrainer(CountingTrainer):
-    """Each of its steps is a window of the guard's, and bad where `is_sick` says so, of the step and the treatment."""
+    """Each of its steps is a window of the guard's, and bad where `is_sick` says so, of the step and the treatment.
+
+    With `updates` a part of a window, one bad step makes it bad.
+    """
 
     def __init__(self, is_sick: Sickness) -> None:
         super().__init__()
         self.is_sick = is_sick
         self.loses_environment_at = -1  # never; it is asked for its state at step 0 too
+        self.updates = WINDOW_UPDATES
         self.skips_at = 0
         self.treatments: list[Treatment] = []
         self.found: list[tuple[int, str]] = []
@@ -812,10 +816,10 @@ class SickTrainer(CountingTrainer):
     def train_step(self) -> StepResult:
         result = super().train_step()
         self.weights += self.treatment.learning_rate_factor + 10 * self.treatment.batch_halvings
-        vitals = {"stuck_share": float(self.is_sick(self.steps, self.treatment))}
+        vitals = {"stuck_share": 10.0 * self.is_sick(self.steps, self.treatment)}
         if self.steps == self.skips_at:
             vitals["skips"] = 1.0
-        return replace(result, updates=WINDOW_UPDATES, vitals=vitals)
+        return replace(result, updates=self.updates, vitals=vitals)
 
     def treat(self, treatment: Treatment) -> None:
         super().treat(treatment)
@@ -883,12 +887,9 @@ def test_what_a_run_went_on_to_is_another_stream_and_not_what_it_came_from(tmp_p
     Life(repaired, make_repair_config(), SickTrainer(is_cured_by(1))).fit()
     Life(never_sick, make_repair_config(), SickTrainer(lambda step, treatment: False)).fit()
     assert read_result(repaired)["state"] != read_result(never_sick)["state"]
-    losses = [
-        [row["train/critic_loss"] for row in read_rows(run) if "train/critic_loss" in row]
-        for run in (repaired, never_sick)
-    ]
-    assert losses[0][:2] == losses[1][:2]
-    assert losses[0][2:] != losses[1][2:]
+    noises = [[row["noise"] for row in read_rows(run) if "noise" in row] for run in (repaired, never_sick)]
+    assert noises[0][:2] == noises[1][:2]
+    assert not set(noises[0][2:]) & set(noises[1][2:])
 
 
 def test_the_checkpoint_to_go_back_to_outlives_newer_ones(run: Run) -> None:
@@ -911,8 +912,13 @@ def test_the_checkpoint_to_go_back_to_outlives_newer_ones(run: Run) -> None:
 
 
 def test_a_second_alarm_before_any_healthy_window_goes_back_to_the_same_checkpoint(run: Run) -> None:
-    """Every window from step 8 on is bad, whatever is done: with `keep_last: 1` there is one place to go back to."""
-    life = Life(run, make_repair_config(keep_last=1, save_freq=7), SickTrainer(lambda step, treatment: step >= 8))
+    """Of step 7, in the midst of a window that turned out healthy, and that is bad from there on whatever is done."""
+    life = Life(
+        run,
+        make_repair_config(keep_last=1, save_freq=7),
+        SickTrainer(lambda step, treatment: step >= (9 if treatment == Treatment() else 8)),
+    )
+    life.trainer.updates = WINDOW_UPDATES // 2
     assert life.fit() is Outcome.UNHEALTHY
     assert [step for step, _ in life.trainer.found] == [7, 7, 7]
     assert len({bits for _, bits in life.trainer.found}) == 1
@@ -958,18 +964,17 @@ def test_a_run_that_needs_no_repair_is_not_marked(tmp_path: Path) -> None:
         assert read_result(repaired)[name] == read_result(warned)[name]
 
 
-def test_a_step_left_out_in_the_last_window_marks_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_left_out_in_the_last_window_marks_the_run(run: Run) -> None:
     """Also where that window never ends."""
     life = Life(run, make_repair_config(), SickTrainer(lambda step, treatment: False))
     life.trainer.skips_at = 25
-    real = SickTrainer.train_step
-    monkeypatch.setattr(SickTrainer, "train_step", lambda trainer: replace(real(trainer), updates=9))
+    life.trainer.updates = 9
     assert life.fit() is Outcome.FINISHED
     assert json.loads(run.summary_path.read_bytes())["guard"]["repaired"]
 
 
 REPAIRS = [
-    pytest.param({"save_freq": 3, "max_timesteps": 5, "eval_freq": 0}, is_cured_by(1, since=4), id="once"),
+    pytest.param({"save_freq": 3, "max_timesteps": 4, "eval_freq": 0}, is_cured_by(1, since=3), id="once"),
     pytest.param({"save_freq": 1, "max_timesteps": 4}, is_cured_by(2, since=3), id="twice", marks=pytest.mark.slow),
     pytest.param({"save_freq": 3, "max_timesteps": 9}, is_cured_by(3, since=6), id="thrice", marks=pytest.mark.slow),
 ]
