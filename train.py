@@ -337,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.update(devices[0].environment())
         print(remark or f"on {devices[0].name}")
     try:
+        import_trainers(config.imports)
         if faults := config.find_environment_faults():
             raise SettingsError(faults)
         return run_alone(config, run, placed)

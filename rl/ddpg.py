@@ -22,7 +22,7 @@ from rl.networks import FINAL_BOUND, Actor, Critic, NumpyActor, build_target
 from rl.noise import build_noise
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
-from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back
+from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back, note_skips
 from training.seeding import derive_seed, spawn_generator
 
 
@@ -204,7 +204,13 @@ class DDPGAgent:
             vitals: filled for the training-health guard; None in an update that isn't measured.
         """
         if self._fast is not None:
-            return self._fast.update(batch, vitals)
+            metrics = self._fast.update(batch, vitals)
+        else:
+            metrics = self._update_by_autograd(batch, vitals)
+        note_skips(self._list_optimizers(), vitals)
+        return metrics
+
+    def _update_by_autograd(self, batch: Batch, vitals: Vitals | None) -> Metrics:
         max_norm = self._max_grad_norm
         loss, metrics = critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map, vitals)
         descend_measured(loss, "critic", self.critic_optimizer, max_norm, metrics, vitals)

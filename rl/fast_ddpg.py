@@ -271,4 +271,4 @@ class FastUpdate:
         if length is not None and self._max_grad_norm > 0:
             network.gradients.mul_(torch.clamp(self._max_grad_norm / (length + 1e-6), max=1.0))
         optimizer.step([network.gradients], length)
-        note_length(length, name, optimizer, self._max_grad_norm, metrics, vitals)
+        note_length(length, name, self._max_grad_norm, metrics, vitals)

@@ -43,7 +43,10 @@ class GradientGate:
         self._lengths[place] = torch.where(refused, kept, length.to(self._lengths.dtype))
         self._seen += 1
         if self._seen % RENEW_EVERY == 0:
-            self._limit = LIMIT * self._lengths[: min(self._seen, HISTORY)].median()
+            median = self._lengths[: min(self._seen, HISTORY)].median()
+            # Beyond nothing at all is no proportion; and what is infinite is never within a limit.
+            limit = torch.where(median > 0, LIMIT * median, torch.inf)
+            self._limit = limit.clamp(max=torch.finfo(torch.float32).max)
         skip = refused.float()
         self._skips += skip
         return skip

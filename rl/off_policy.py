@@ -29,7 +29,7 @@ from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
 from rl.slots import EnvironmentSlot
-from rl.vitals import MEASURE_EVERY, Metrics, Vitals
+from rl.vitals import Metrics, Vitals, is_measured
 from training.evaluation import evaluate_policy
 from training.protocol import Episode, Evaluation, StepResult, Treatment
 from training.seeding import spawn_generator
@@ -96,6 +96,19 @@ def find_sizes(config: OffPolicyConfig) -> SpaceSizes:
     spaces = describe_spaces(config.env_name, config.env_kwargs)
     base_dim = spaces.action_dim if config.base_controller else 0
     return SpaceSizes(spaces.obs_dim + base_dim, spaces.action_dim)
+
+
+def _is_fault(
+    slot: EnvironmentSlot,
+    obs: NDArray[np.float32],
+    action: NDArray[np.float32],
+    next_obs: NDArray[np.float32],
+    reward: float,
+) -> bool:
+    """Tell whether the environment gave what isn't finite: where its episode began, or as answer to a finite action."""
+    if slot.episode_length == 1 and not np.isfinite(obs).all():
+        return True
+    return bool(np.isfinite(action).all()) and not (math.isfinite(reward) and bool(np.isfinite(next_obs).all()))
 
 
 def _describe_fault(number: int, slot: EnvironmentSlot, reward: float) -> str:
@@ -226,9 +239,9 @@ class OffPolicyTrainer:
     def _update(self, vitals: Vitals) -> Metrics:
         """Learn from one batch and give named numbers, that of the critic's gradient noise now and then among them.
 
-        In some updates, the first among them, vitals are measured too; the latest count.
+        In some updates, the first and the last among them, vitals are measured too; the latest count.
         """
-        measured = self._updates % MEASURE_EVERY == 0
+        measured = is_measured(self._updates) or self._env_steps >= self.config.max_timesteps
         self._updates += 1
         batch = self._sample()
         noise = self._noise_scale.look(self.agent.components()["critic"], lambda: self.agent.probe_critic(batch))
@@ -257,7 +270,7 @@ class OffPolicyTrainer:
         episodes, rewards, faults = [], [], []
         for number, (slot, obs, action) in enumerate(zip(self._slots, observations, executed, strict=True)):
             next_obs, reward, terminated, episode = slot.step(self._scale.to_env(action), obs, action)
-            if not (math.isfinite(reward) and np.isfinite(next_obs).all()) and np.isfinite(action).all():
+            if _is_fault(slot, obs, action, next_obs, reward):
                 faults.append(_describe_fault(number, slot, reward))
                 if self.config.guard == "repair":
                     slot.abandon()

@@ -21,7 +21,7 @@ from rl.networks import FINAL_BOUND, LOG_STD_RANGE, NumpyMLP, StochasticActor, T
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.sac_config import SACConfig
-from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back
+from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back, note_skips
 from training.seeding import derive_seed, spawn_generator
 
 
@@ -215,6 +215,7 @@ class SACAgent:
             descend(loss, self.temperature_optimizer, 0.0)
         with torch.no_grad():
             torch._foreach_lerp_(self._targets, self._online, self._config.tau)
+        note_skips(self._list_optimizers(), vitals)
         return metrics
 
     def _draw_noise(self, batch: Batch) -> Tensor:

@@ -21,7 +21,15 @@ from rl.noise import build_noise
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.td3_config import TD3Config
-from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back
+from rl.vitals import (
+    Metrics,
+    Vitals,
+    descend_measured,
+    measure_critic,
+    measure_when_passed_back,
+    note_skips,
+    note_weights,
+)
 from training.seeding import derive_seed, spawn_generator
 
 
@@ -163,6 +171,7 @@ class TD3Agent:
             vitals: filled for the training-health guard; None in an update that isn't measured.
         """
         max_norm = self._config.max_grad_norm
+        note_weights("actor", self.actor_optimizer, vitals)  # in the first update too, in which it doesn't move
         smoothing = self._draw_smoothing(batch)
         loss, metrics = critic_loss(
             self.critic, self.target_actor, self.target_critic, batch, self._map, smoothing, vitals
@@ -175,6 +184,7 @@ class TD3Agent:
             descend_measured(loss, "actor", self.actor_optimizer, max_norm, metrics, vitals)
             with torch.no_grad():
                 torch._foreach_lerp_(self._targets, self._online, self._config.tau)
+        note_skips(self._list_optimizers(), vitals)
         return metrics
 
     def _draw_smoothing(self, batch: Batch) -> Tensor:

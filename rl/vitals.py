@@ -11,12 +11,22 @@ from rl.adam import Adam, descend, measure_length
 from rl.residual import ActionMap
 
 MEASURE_EVERY = 5
-"""Updates from one measured one to the next: 50 in each window of the guard, at a fifth of the cost."""
+"""One update of so many is measured: 50 in each window of the guard, at a fifth of the cost."""
 SATURATED = 0.99
 """Size from which on an action in [-1, 1] sits at its bound, where tanh passes hardly any gradient."""
 
 Vitals = dict[str, Tensor]
 Metrics = dict[str, Tensor]
+
+
+def is_measured(update: int) -> bool:
+    """Tell whether an update, counted from 0, is one of those that are measured: the first is.
+
+    Each block of `MEASURE_EVERY` has one, in the first block the first, in the second the second, and so on, so that
+    what is done in every fifth update or tenth is measured too.
+    """
+    block, place = divmod(update, MEASURE_EVERY)
+    return place == block % MEASURE_EVERY
 
 
 def measure_critic(
@@ -88,7 +98,7 @@ def descend_measured(
     """
     note_weights(name, optimizer, vitals)
     length = descend(loss, optimizer, max_norm, measure=vitals is not None)
-    note_length(length, name, optimizer, max_norm, metrics, vitals)
+    note_length(length, name, max_norm, metrics, vitals)
 
 
 def note_weights(name: str, optimizer: Adam, vitals: Vitals | None) -> None:
@@ -97,9 +107,7 @@ def note_weights(name: str, optimizer: Adam, vitals: Vitals | None) -> None:
         vitals[f"weights/{name}"] = measure_length([parameter.detach() for parameter in optimizer.parameters])
 
 
-def note_length(
-    length: Tensor | None, name: str, optimizer: Adam, max_norm: float, metrics: Metrics, vitals: Vitals | None
-) -> None:
+def note_length(length: Tensor | None, name: str, max_norm: float, metrics: Metrics, vitals: Vitals | None) -> None:
     """Note what `descend_measured` notes, of a step that was taken."""
     if length is None:
         return
@@ -107,5 +115,12 @@ def note_length(
         metrics[f"train/{name}_grad_norm"] = length
     if vitals is not None:
         vitals[f"gradient/{name}"] = length
-        if optimizer.gate is not None:
-            vitals["skips"] = vitals.get("skips", torch.zeros_like(length)) + optimizer.gate.take_skips()
+
+
+def note_skips(optimizers: Sequence[Adam], vitals: Vitals | None) -> None:
+    """Note `skips`, the steps that gates have left out since they were last asked; nothing where there is no gate."""
+    if vitals is not None:
+        for optimizer in optimizers:
+            if optimizer.gate is not None:
+                skips = optimizer.gate.take_skips()
+                vitals["skips"] = vitals["skips"] + skips if "skips" in vitals else skips

@@ -122,10 +122,13 @@ class CheckpointStore:
         """Tell whether no checkpoint was ever begun here."""
         return not _list_checkpoints(self._folder)
 
-    def resume(self) -> Checkpoint | None:
+    def resume(self, find_protected: Callable[[Checkpoint], int | None] = lambda _: None) -> Checkpoint | None:
         """Read the newest valid checkpoint and go on from it; None where none was ever finished.
 
         Newer ones that aren't valid are kept aside as `*.invalid`; what killed saves left behind is swept.
+
+        Args:
+            find_protected: gives the step that `protect` was last told, from the checkpoint itself.
 
         Raises:
             CheckpointError: as `load_newest`; nothing was moved.
@@ -138,6 +141,7 @@ class CheckpointStore:
             self._report(f"{path} is not used and kept as {aside.name}: {reason}")
         if checkpoint is not None:
             self._last, self._replay = checkpoint.path, checkpoint.replay
+            self._protected = find_protected(checkpoint)
             self._rotate()
         return checkpoint
 

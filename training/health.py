@@ -54,9 +54,9 @@ LIMITS = (
     Limit("gradient_actor", "gradient", 1e4),
     Limit("bootstrap_gain", "bootstrap-gain", 1.001),
     Limit("value_bound", "value-bound", 1.0),
-    Limit("critic_error", "critic-error", 100.0),
-    Limit("stuck_actor", "stuck-actor", 0.75),
-    Limit("value_bias", "value-bias", 5.0),
+    Limit("critic_error", "critic-error", 1000.0),
+    Limit("stuck_actor", "stuck-actor", 0.95),
+    Limit("value_bias", "value-bias", 10.0),
 )
 """In the order in which they are told where several are confirmed at once; docs/health.md has the measurements."""
 
@@ -218,6 +218,10 @@ class HealthGuard:
             self._decide([Decision("environment", "transitions", value, None, step, updates, "discard")])
             self._discards = 0
 
+    def finish(self, step: int, updates: int) -> None:
+        """Hear that training is over: tell what was left out since the last window."""
+        self._tell_what_was_left_out(step, updates, self._vitals.close_window().signals.get("skips", 0.0))
+
     def _hear_not_finite(self, step: int, updates: int, metric: str) -> None:
         """Tell once that a number of the learner isn't finite, unless something said so before."""
         if not self._not_finite:
@@ -258,6 +262,8 @@ class HealthGuard:
         self._roll_backs = kept["roll_backs"]
         self.decisions = [Decision(**decision) for decision in kept["decisions"]]
         self._over = {}
+        # Later windows were healthy too, or there would have been a checkpoint from before this one to go back to.
+        self.healthy_step = max(self.healthy_step, kept["to_step"])
         self.wants_roll_back = False
 
     def summary(self) -> dict[str, Any]:

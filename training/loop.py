@@ -61,7 +61,7 @@ def fit(
             if not session.owes_evaluation:
                 session.progress.step += 1
                 session.take(session.train())
-                if session.guard.wants_roll_back:
+                if session.guard.wants_roll_back and not session.guard.wants_stop:
                     session.roll_back()
                     continue
                 if session.is_due(config.log_every) or (session.is_over() and config.log_every):

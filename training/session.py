@@ -115,7 +115,7 @@ class Session:
         """
         if not self._config.continue_training:
             self._refuse_leftovers()
-        elif (checkpoint := self._store.resume()) is not None:
+        elif (checkpoint := self._store.resume(self._find_protected)) is not None:
             self._restore(checkpoint)
         elif dropped := self._metrics.start_over():
             self._say(
@@ -124,6 +124,13 @@ class Session:
         if self.guard.may_repair:
             self._begin_repairing()
         self._row_before = (self.progress.clock, self._meter.wall_s())
+
+    def _find_protected(self, checkpoint: Checkpoint) -> int | None:
+        """Give the step up to which the run was healthy as a checkpoint saw it, where the guard may go back there."""
+        if not self.guard.may_repair:
+            return None
+        healthy_step: int = checkpoint.state["session"]["guard"]["healthy_step"]
+        return healthy_step
 
     def _begin_repairing(self) -> None:
         """Make sure that there is a checkpoint to go back to, and finish a roll-back that was cut off."""
@@ -290,6 +297,7 @@ class Session:
         final = summarise_evaluation(evaluation)
         mean, std = final["eval/mean_reward"], final["eval/std_reward"]
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
+        self.guard.finish(self.progress.step, self.progress.updates)
         self.guard.check(self.progress.step, self.progress.updates, {"final_eval/mean": mean})
         if not self.guard.wants_stop:
             write_json(self._run.summary_path, self._summarise(evaluation, mean, std))

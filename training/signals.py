@@ -115,58 +115,64 @@ class HealthSignals:
         measured, self._measured = self._measured, 0
         means = self._averages.take()
         vitals = {name: value for name, value in means.items() if math.isfinite(value)}
-        signals = self._compare_gradients(vitals) | self._compare_weights(vitals)
+        self._reward_max = max(self._reward_max, vitals.get("reward_max", 0.0))
+        signals = self._compare_weights(vitals)
         if "skips" in vitals:
             signals["skips"] = vitals["skips"] * measured
-        if "stuck_share" in vitals:
-            signals["stuck_actor"] = vitals["stuck_share"]
         if vitals.keys() >= CRITIC_VITALS:
-            signals |= self._judge_critic(vitals)
-        signals |= self._judge_bias(math.sqrt(vitals.get("reward_square", 0.0)))
+            signals |= self._judge_targets(vitals)
+        # Before the first reward there is no scale: values are what networks happened to begin with.
+        if "reward_max" not in vitals or self._reward_max > 0:
+            signals |= self._compare_gradients(vitals)
+            if "stuck_share" in vitals:
+                signals["stuck_actor"] = vitals["stuck_share"]
+            if vitals.keys() >= CRITIC_VITALS:
+                signals |= self._judge_critic(vitals)
+            signals |= self._judge_bias(math.sqrt(vitals.get("reward_square", 0.0)))
+        else:
+            self._episodes = []
         return Window(signals, tuple(name for name in means if name not in vitals))
 
     def _compare_gradients(self, vitals: Mapping[str, float]) -> dict[str, float]:
         """Give each gradient's length in multiples of the median of the windows before."""
-        signals = {}
+        signals: dict[str, float] = {}
         for name, length in vitals.items():
             if name.startswith(GRADIENT):
                 history = self._gradients.setdefault(name, deque(maxlen=HISTORY))
                 if len(history) >= LEAST_HISTORY:
-                    signals[f"gradient_{name.removeprefix(GRADIENT)}"] = _divide(length, statistics.median(history))
+                    signals |= _compare(f"gradient_{name.removeprefix(GRADIENT)}", length, statistics.median(history))
                 history.append(length)
         return signals
 
     def _compare_weights(self, vitals: Mapping[str, float]) -> dict[str, float]:
         """Give the length of each network's parameters in multiples of what it was some windows before."""
-        signals = {}
+        signals: dict[str, float] = {}
         for name, first in self._first_weights.items():
             self._weights[name] = deque([float(first)], WEIGHTS_SPAN)
         self._first_weights = {}
         for name, history in self._weights.items():
             if name in vitals:
-                signals[f"weights_{name.removeprefix(WEIGHTS)}"] = _divide(vitals[name], history[0])
+                signals |= _compare(f"weights_{name.removeprefix(WEIGHTS)}", vitals[name], history[0])
                 history.append(vitals[name])
         return signals
 
+    def _judge_targets(self, vitals: Mapping[str, float]) -> dict[str, float]:
+        """Give what targets make of the next value: a gain above the discount feeds on itself."""
+        rounding = ROUNDING * math.sqrt(vitals["reward_square"])
+        return _compare("bootstrap_gain", vitals["bootstrap_size"], vitals["next_value_size"] + rounding)
+
     def _judge_critic(self, vitals: Mapping[str, float]) -> dict[str, float]:
-        """Give the critic's error against the spread of its targets, its values against their bound, and its gain.
+        """Give the critic's error against the spread of its targets, and its values against their bound.
 
         The spread is the median over recent windows, so that a target that leaps is not excused by its own leap. While
         values are still near 0 it is the rewards' own size: a critic that knows nothing is wrong by about that much.
         """
         self._spreads.append(math.sqrt(max(vitals["target_variance"], vitals["reward_square"])))
-        self._reward_max = max(self._reward_max, vitals["reward_max"])
-        rounding = ROUNDING * math.sqrt(vitals["reward_square"])
-        signals = {
-            "critic_error": _divide(math.sqrt(vitals["error_square"]), statistics.median(self._spreads)),
-            "bootstrap_gain": _divide(vitals["bootstrap_size"], vitals["next_value_size"] + rounding),
-        }
+        signals = _compare("critic_error", math.sqrt(vitals["error_square"]), statistics.median(self._spreads))
         discount = vitals["discount"]
         # Without discounting, nothing but the length of episodes bounds a return.
         horizon = 1 / (1 - discount) if discount < 1 else float(self._longest_episode)
-        if horizon and self._reward_max > 0:
-            signals["value_bound"] = _divide(vitals["value_size"], BOUND_SLACK * horizon * self._reward_max)
-        return signals
+        return signals | _compare("value_bound", vitals["value_size"], BOUND_SLACK * horizon * self._reward_max)
 
     def _judge_bias(self, reward_size: float) -> dict[str, float]:
         """Give how far predicted returns are from those that came, where predictions move away from them.
@@ -186,7 +192,7 @@ class HealthSignals:
             return {}
         moves_away = (predicted - before[0]) * bias > 0 and abs(bias) > abs(before[1])
         unit = max(statistics.pstdev(self._returns), size / 10, reward_size)
-        return {"value_bias": _divide(abs(bias), unit) if moves_away else 0.0}
+        return _compare("value_bias", abs(bias) if moves_away else 0.0, unit)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the window's sums and what is known of the windows before."""
@@ -219,8 +225,6 @@ class HealthSignals:
         self._bias_before = None if state["bias_before"] is None else tuple(state["bias_before"])
 
 
-def _divide(size: float, unit: float) -> float:
-    """Give a ratio of sizes; where there is nothing to compare with, nothing is 0 and anything else infinite."""
-    if unit > 0:
-        return size / unit
-    return math.inf if size > 0 else 0.0
+def _compare(signal: str, size: float, unit: float) -> dict[str, float]:
+    """Give a ratio of sizes by its name; nothing where there is nothing to compare with."""
+    return {signal: size / unit} if unit > 0 else {}

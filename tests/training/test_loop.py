@@ -10,6 +10,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from experiment.run import Run
@@ -35,6 +37,7 @@ from training.resources import Meter, hash_state
 from training.rowlog import RowLog
 from training.seeding import seed_everything
 from training.session import Attempt, RunFolderError, Session
+from training.signals import WINDOW_UPDATES
 
 
 class Killed(BaseException):
@@ -892,3 +895,263 @@ def test_loading_a_state_gives_every_part_of_it_back(run: Run) -> None:
     for name, part in session.state_dict().items():
         if name != "meter":
             assert hash_state(part) == hash_state(newest.state["session"][name]), name
+
+
+Sickness = Callable[[int, Treatment], bool]
+
+
+class SickTrainer(CountingTrainer):
+    """Each of its steps is a window of the guard's, and bad where `is_sick` says so, of the step and the treatment.
+
+    With `updates` a part of a window, one bad step makes it bad.
+    """
+
+    def __init__(self, is_sick: Sickness) -> None:
+        super().__init__()
+        self.is_sick = is_sick
+        self.loses_environment_at = -1  # never; it is asked for its state at step 0 too
+        self.updates = WINDOW_UPDATES
+        self.skips_at = 0
+        self.treatments: list[Treatment] = []
+        self.found: list[tuple[int, str]] = []
+
+    def train_step(self) -> StepResult:
+        result = super().train_step()
+        self.weights += self.treatment.learning_rate_factor + 10 * self.treatment.batch_halvings
+        vitals = {"stuck_share": 10.0 * self.is_sick(self.steps, self.treatment)}
+        if self.steps == self.skips_at:
+            vitals["skips"] = 1.0
+        return replace(result, updates=self.updates, vitals=vitals)
+
+    def treat(self, treatment: Treatment) -> None:
+        super().treat(treatment)
+        if treatment != Treatment() and treatment not in self.treatments:
+            self.treatments.append(treatment)
+
+    def redraw(self, number: int) -> None:
+        self.found.append((self.steps, hash_state(self.state_dict())))
+        super().redraw(number)
+
+
+def is_cured_by(roll_backs: int, since: int = 8) -> Sickness:
+    """Sick from a step on, until so many roll-backs were made."""
+    return lambda step, treatment: step >= since and treatment.learning_rate_factor > 0.5**roll_backs
+
+
+def make_repair_config(**settings: Any) -> TrainerConfig:
+    return make_config(**({"guard": "repair", "save_freq": 2} | settings))
+
+
+def read_actions(run: Run) -> list[tuple[int, str]]:
+    return [(event["step"], event["action"]) for event in read_guard_events(run)]
+
+
+def test_a_roll_back_gives_the_exact_bits_of_the_last_healthy_checkpoint(run: Run) -> None:
+    """Of step 6: the one of step 8 is newer, and lies behind the first bad window."""
+    life = Life(run, make_repair_config(keep_last=5), SickTrainer(is_cured_by(1)))
+    saved: dict[int, str] = {}
+    real = CheckpointStore.save
+
+    def save(store: CheckpointStore, step: int, state: Any, facts: Any) -> Path:
+        saved.setdefault(step, hash_state(state["trainer"]))
+        return real(store, step, state, facts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", save)
+        assert life.fit() is Outcome.FINISHED
+    assert list(saved)[:5] == [0, 2, 4, 6, 8]
+    assert life.trainer.found == [(6, saved[6])]
+    assert life.trainer.treatments == [Treatment(0.5, 0)]
+    assert read_actions(run) == [(9, "roll_back")]
+    assert "Resumed from step 6" in life.said
+
+
+def test_rows_of_what_was_rolled_back_are_cut(run: Run) -> None:
+    Life(run, make_repair_config(log_freq=1), SickTrainer(is_cured_by(1))).fit()
+    assert clocks(run, "train/critic_loss") == list(range(1, 26))
+    assert clocks(run, "eval/mean_reward") == [4, 8, 12, 16, 20, 24]
+    rows = [row for row in read_rows(run) if "health/stuck_actor" in row]
+    assert {row["health/stuck_actor"] for row in rows} == {0.0}
+    assert sum(row["train/n_updates"] == 25 * WINDOW_UPDATES for row in rows) == 1
+
+
+def test_tensorboard_forgets_what_was_rolled_back(run: Run) -> None:
+    Life(run, make_repair_config(log_freq=1), SickTrainer(is_cured_by(1))).fit()
+    view = EventAccumulator(str(run.tensorboard_dir))
+    view.Reload()
+    points = view.Scalars("health/stuck_actor")
+    assert [point.step for point in points] == list(range(1, 26))
+    assert {point.value for point in points} == {0.0}
+
+
+def test_what_a_run_went_on_to_is_another_stream_and_not_what_it_came_from(tmp_path: Path) -> None:
+    repaired, never_sick = make_run(tmp_path, "repaired"), make_run(tmp_path, "never")
+    Life(repaired, make_repair_config(), SickTrainer(is_cured_by(1))).fit()
+    Life(never_sick, make_repair_config(), SickTrainer(lambda step, treatment: False)).fit()
+    assert read_result(repaired)["state"] != read_result(never_sick)["state"]
+    noises = [[row["noise"] for row in read_rows(run) if "noise" in row] for run in (repaired, never_sick)]
+    assert noises[0][:2] == noises[1][:2]
+    assert not set(noises[0][2:]) & set(noises[1][2:])
+
+
+def test_the_checkpoint_to_go_back_to_outlives_newer_ones(run: Run) -> None:
+    """With `keep_last: 1`, and a checkpoint behind each window, the bad ones too."""
+    seen: list[list[int]] = []
+    life = Life(run, make_repair_config(keep_last=1, save_freq=1), SickTrainer(is_cured_by(1)))
+    real = CheckpointStore._rotate
+
+    def rotate(store: CheckpointStore) -> None:
+        real(store)
+        seen.append(sorted(int(path.stem[5:]) for path in run.checkpoints_dir.glob("step_*.pt")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointStore, "_rotate", rotate)
+        assert life.fit() is Outcome.FINISHED
+    assert [7, 8] in seen
+    assert life.trainer.found[0][0] == 7
+    assert all(len(steps) <= 2 for steps in seen)
+    assert seen[-1] == [25]
+
+
+def test_a_second_alarm_before_any_healthy_window_goes_back_to_the_same_checkpoint(run: Run) -> None:
+    """Of step 7, in the midst of a window that turned out healthy, and that is bad from there on whatever is done."""
+    life = Life(
+        run,
+        make_repair_config(keep_last=1, save_freq=7),
+        SickTrainer(lambda step, treatment: step >= (9 if treatment == Treatment() else 8)),
+    )
+    life.trainer.updates = WINDOW_UPDATES // 2
+    assert life.fit() is Outcome.UNHEALTHY
+    assert [step for step, _ in life.trainer.found] == [7, 7, 7]
+    assert len({bits for _, bits in life.trainer.found}) == 1
+    assert life.trainer.treatments == [Treatment(0.5, 0), Treatment(0.25, 0), Treatment(0.125, 1)]
+    assert [action for _, action in read_actions(run)] == ["roll_back", "roll_back", "drop_rung", "stop"]
+    assert not run.summary_path.exists()
+    newest = load_newest(run.checkpoints_dir)
+    assert newest is not None
+    assert newest.step == 7
+
+
+def test_a_stop_for_the_environments_sake_comes_before_a_roll_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    life = Life(run, make_repair_config(), SickTrainer(is_cured_by(1)))
+    real = SickTrainer.train_step
+
+    def train_step(trainer: SickTrainer) -> StepResult:
+        result = real(trainer)
+        return replace(result, faults=["nan"] * 21) if trainer.steps == 9 else result
+
+    monkeypatch.setattr(SickTrainer, "train_step", train_step)
+    assert life.fit() is Outcome.UNHEALTHY
+    assert life.trainer.steps == 9
+    assert life.trainer.found == []
+
+
+def test_decisions_and_the_mark_outlive_roll_backs(run: Run) -> None:
+    Life(run, make_repair_config(), SickTrainer(is_cured_by(2))).fit()
+    guard = json.loads(run.summary_path.read_bytes())["guard"]
+    assert (guard["mode"], guard["verdict"], guard["events"], guard["repaired"]) == ("repair", "stuck-actor", 2, True)
+    assert [(each["step"], each["action"]) for each in guard["decisions"]] == [(9, "roll_back"), (9, "roll_back")]
+    assert guard["decisions"] == [
+        {name: value for name, value in event.items() if name not in ("time", "event", "run")}
+        for event in read_guard_events(run)
+    ]
+
+
+def test_a_run_that_needs_no_repair_is_not_marked(tmp_path: Path) -> None:
+    repaired, warned = make_run(tmp_path, "repair"), make_run(tmp_path, "warn")
+    for run, guard in ((repaired, "repair"), (warned, "warn")):
+        Life(run, make_repair_config(guard=guard), SickTrainer(lambda step, treatment: step == 8)).fit()
+    assert not json.loads(repaired.summary_path.read_bytes())["guard"]["repaired"]
+    for name in ("rows", "state", "generators"):
+        assert read_result(repaired)[name] == read_result(warned)[name]
+
+
+def test_a_step_left_out_in_the_last_window_marks_the_run(run: Run) -> None:
+    """Also where that window never ends."""
+    life = Life(run, make_repair_config(), SickTrainer(lambda step, treatment: False))
+    life.trainer.skips_at = 25
+    life.trainer.updates = 9
+    assert life.fit() is Outcome.FINISHED
+    assert json.loads(run.summary_path.read_bytes())["guard"]["repaired"]
+
+
+REPAIRS = [
+    pytest.param({"save_freq": 3, "max_timesteps": 4, "eval_freq": 0}, is_cured_by(1, since=3), id="once"),
+    pytest.param({"save_freq": 1, "max_timesteps": 4}, is_cured_by(2, since=3), id="twice", marks=pytest.mark.slow),
+    pytest.param({"save_freq": 3, "max_timesteps": 9}, is_cured_by(3, since=6), id="thrice", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.usefixtures("no_view", "no_fsync")
+@pytest.mark.parametrize(("settings", "is_sick"), REPAIRS)
+def test_a_repaired_run_killed_at_any_moment_ends_like_one_that_was_not(
+    tmp_path: Path, settings: dict[str, Any], is_sick: Sickness
+) -> None:
+    config = make_repair_config(**({"eval_freq": 4, "log_freq": 4, "keep_last": 1} | settings))
+    straight = make_run(tmp_path, "straight")
+    bad: list[int] = []
+
+    def note(step: int, treatment: Treatment) -> bool:
+        sick = is_sick(step, treatment)
+        bad.extend([count()] if sick else [])
+        return sick
+
+    with pytest.MonkeyPatch.context() as patch:
+        count = limit_operations(patch, 10**9)
+        assert Life(straight, config, SickTrainer(note)).fit() is Outcome.FINISHED
+        total = count()
+    expected = read_result(straight)
+    assert expected["summary"]["guard"]["repaired"]
+    for allowed in range(bad[0], total):  # before that nothing is new
+        run = make_run(tmp_path, str(allowed))
+        with pytest.MonkeyPatch.context() as patch:
+            limit_operations(patch, allowed)
+            with pytest.raises(Killed):
+                Life(run, config, SickTrainer(is_sick)).fit()
+        assert Life(run, config, SickTrainer(is_sick), number=2).fit() is Outcome.FINISHED
+        assert read_result(run) == expected, f"killed before operation {allowed}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_view", "no_fsync")
+def test_a_repaired_run_killed_twice_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    """The second time in the midst of completing what the first kill interrupted."""
+    config = make_repair_config(max_timesteps=5, eval_freq=0, log_freq=4, keep_last=1, save_freq=3)
+    is_sick = is_cured_by(1, since=4)
+    straight = make_run(tmp_path, "straight")
+    Life(straight, config, SickTrainer(is_sick)).fit()
+    expected = read_result(straight)
+    for first in range(2):  # before anything newer is deleted, and in the midst of it
+        killed = False
+        for second in itertools.count(1):
+            run = make_run(tmp_path, f"{first}-{second}")
+            with pytest.MonkeyPatch.context() as patch:
+                kill_after_noting_a_repair(patch, run, first)
+                with pytest.raises(Killed):
+                    Life(run, config, SickTrainer(is_sick)).fit()
+            with pytest.MonkeyPatch.context() as patch:
+                limit_operations(patch, second)
+                try:
+                    Life(run, config, SickTrainer(is_sick), number=2).fit()
+                except Killed:
+                    killed = True
+                else:
+                    break
+            assert Life(run, config, SickTrainer(is_sick), number=3).fit() is Outcome.FINISHED
+            assert read_result(run) == expected, f"killed at {first} and {second}"
+        assert killed
+
+
+def kill_after_noting_a_repair(patch: pytest.MonkeyPatch, run: Run, more: int) -> None:
+    """Raise so many deletions after `repairs.json` was written, and at all that come later."""
+    left = more
+
+    def unlink(path: Any, *args: Any, real: Callable[..., None] = os.unlink, **kwargs: Any) -> None:
+        nonlocal left
+        if run.repairs_path.exists():
+            if left == 0:
+                raise Killed
+            left -= 1
+        real(path, *args, **kwargs)
+
+    patch.setattr(os, "unlink", unlink)
