@@ -16,8 +16,8 @@ from analysis.ladder_runs import RunFacts
 from analysis.tables import show_seconds
 
 CONFIRMED, IN_PART, REFUTED, OPEN = "confirmed", "confirmed in part", "refuted", "not decided"
-FALL_SHARE = 0.1
-"""A run fell when it ends below its first evaluation by more than this share of the span of the ladder's returns."""
+FALL_SHARE = 0.5
+"""A run fell when it ends below its best evaluation by more than this share of the span of the ladder's returns."""
 _NAMED_RUNS = 3
 
 
@@ -86,15 +86,18 @@ def _judge_utilisation(ladder: Ladder) -> tuple[str, str]:
 
 
 def find_divergence(run: RunFacts, margin: float) -> str:
-    """Say how a run diverged: a number that wasn't finite, or an end below its start; empty where it didn't.
+    """Say how a run diverged: a number that wasn't finite, or a fall from what it was; empty where it didn't.
 
-    Start and end are its first and last evaluation, on the same selection seeds; only a run that counts has an end:
-    that of a repaired run isn't what its settings led to.
+    A fall is from its best evaluation to its last, all on the same selection seeds. One that never learnt anything
+    has nothing to fall from, however its evaluations scatter. Only a run that counts has an end: that of a repaired
+    run isn't what its settings led to.
     """
     if run.not_finite:
         return run.not_finite
-    if run.is_counted and len(run.points) > 1 and run.points[-1].value < run.points[0].value - margin:
-        return f"evaluations from {run.points[0].value:.4g} to {run.points[-1].value:.4g}"
+    if run.is_counted and len(run.points) > 1:
+        best, last = max(point.value for point in run.points), run.points[-1].value
+        if last < best - margin:
+            return f"evaluations from {best:.4g} to {last:.4g}"
     return ""
 
 
@@ -114,7 +117,7 @@ def _judge_divergence(ladder: Ladder, rungs: Sequence[Rung], margin: float) -> t
         return CONFIRMED, f"{len(diverged)} of {_count_runs(largest)} runs of 4096 diverged ({named}); {smaller}"
     if missing := _describe_unfinished(ladder, largest):
         return OPEN, missing
-    return REFUTED, f"none of {_count_runs(largest)} runs of 4096 became non-finite or ended below its start; {smaller}"
+    return REFUTED, f"none of {_count_runs(largest)} runs of 4096 became non-finite or fell from what it was; {smaller}"
 
 
 def _count_runs(rungs: Sequence[Rung]) -> int:

@@ -572,10 +572,10 @@ def test_that_4096_diverges_is_refuted_by_finished_runs_that_did_not(experiment:
     add_rung(experiment, 4096, ALSO_GOOD)
     verdict, evidence = judge(experiment)["Batches of 4096"]
     assert verdict == "refuted"
-    assert evidence.startswith("none of 3 runs of 4096 became non-finite or ended below its start")
+    assert evidence.startswith("none of 3 runs of 4096 became non-finite or fell from what it was")
 
 
-def test_that_4096_diverges_is_confirmed_by_one_run_that_ends_below_its_start(experiment: Any) -> None:
+def test_that_4096_diverges_is_confirmed_by_one_run_that_falls(experiment: Any) -> None:
     add_rung(experiment, 512, GOOD)
     runs = add_rung(experiment, 4096, (-150.0, -1900.0, -150.0))
     verdict, evidence = judge(experiment)["Batches of 4096"]
@@ -583,6 +583,20 @@ def test_that_4096_diverges_is_confirmed_by_one_run_that_ends_below_its_start(ex
     assert "1 of 3 runs of 4096 diverged" in evidence
     assert f"({runs[1].id}): evaluations from -1000 to -1900" in evidence
     assert "of the smaller batches, 0 of 3 runs did" in evidence
+
+
+def test_a_run_that_learnt_nothing_and_scatters_did_not_diverge(experiment: Any) -> None:
+    add_rung(experiment, 512, GOOD, curve=(-1150.0,))
+    add_rung(experiment, 4096, (-1248.0, -1190.0, -1240.0), curve=(-1129.0,))
+    assert judge(experiment)["Batches of 4096"][0] == "refuted"
+
+
+def test_a_run_that_had_learnt_and_lost_it_diverged(experiment: Any) -> None:
+    add_rung(experiment, 512, GOOD, curve=(-1000.0,))
+    runs = add_rung(experiment, 4096, (-150.0, -800.0, -150.0), curve=(-1000.0, -160.0))
+    verdict, evidence = judge(experiment)["Batches of 4096"]
+    assert verdict == "confirmed"
+    assert f"({runs[1].id}): evaluations from -160 to -800" in evidence
 
 
 def test_a_run_that_wobbles_around_what_it_had_learnt_did_not_diverge(experiment: Any) -> None:
