@@ -1,0 +1,135 @@
+"""How fast the diffusion agent acts: one chunk of actions for one history, ten denoising steps, one CPU thread.
+
+Three ways, in turn and in one process, from the same model and with the same schedule: a plain loop over HuggingFace's
+`scheduler.step`, the tables through torch, and the tables through NumPy. Numbers are medians of CPU time.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.diffusion
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.ddpg import print_row
+from diffuser.datasets.batch import History
+from diffuser.models.diffusion_rl import DiffusionRL, ModelSizes
+from diffuser.models.fast_policy import FastPolicy
+from diffuser.models.schedule_rules import Sampler, ScheduleSettings
+from diffuser.models.scheduling import build_scheduler
+from experiment.provenance import describe_machine
+
+LEAST_HZ = 500.0
+LEAST_RATIO = 2.0
+SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm", "dpm_solver")
+SIZES = ModelSizes(
+    obs_dim=17,
+    action_dim=6,
+    num_agents=1,
+    horizon=4,
+    history_horizon=2,
+    vae_latent_dim=64,
+    trajectory_latent_dim=128,
+    denoiser="mlp",
+    hidden_dims=(256, 256),
+    denoiser_hidden_dims=(256, 256, 256),
+    unet_channels=64,
+    use_value_function=False,
+)
+
+
+def build_model(sampler: Sampler) -> DiffusionRL:
+    """Give a model of HalfCheetah's dimensions with weights as they are drawn: they don't change what it costs."""
+    schedule = ScheduleSettings(100, 10, sampler, "squaredcos_cap_v2", "sample", 1.0, None)
+    generator = torch.Generator().manual_seed(0)
+    return DiffusionRL(SIZES, schedule, vae_weight=1.0, kl_weight=1e-3, generator=generator).eval()
+
+
+def build_ways(model: DiffusionRL, history: History) -> dict[str, Callable[[], object]]:
+    """Give what acts once, by name."""
+    scheduler = build_scheduler(model.schedule.settings)
+    generator = torch.Generator().manual_seed(1)
+    numbers = np.random.default_rng(1)
+    policy = FastPolicy(model)
+    obs, action, mask = (array[0].numpy() for array in (history.obs, history.action, history.mask))
+    sampler = model.schedule.settings.sampler
+    choices: dict[str, dict[str, object]] = {
+        "ddim": {"eta": 1.0, "generator": generator},
+        "ddpm": {"generator": generator},
+    }
+    options = choices.get(sampler, {})
+
+    @torch.no_grad()
+    def act_by_scheduler() -> Tensor:
+        if sampler == "dpm_solver":
+            scheduler.set_timesteps(model.num_steps)  # it counts its steps and must be rewound
+        c = model.encode_history(history.obs, history.action, history.mask)
+        latent = torch.randn((1, *model.latent_shape), generator=generator)
+        for level in scheduler.timesteps:
+            output = model.denoiser(latent, level[None], c)
+            latent = scheduler.step(output, level, latent, **options).prev_sample
+        return model.decode(latent)
+
+    def act_by_numpy() -> object:
+        return policy.act(obs, action, mask, numbers.standard_normal(policy.noise_shape, dtype=np.float32))
+
+    return {
+        "scheduler.step": act_by_scheduler,
+        "torch": lambda: model.act(history, generator=generator),
+        "NumPy": act_by_numpy,
+    }
+
+
+def measure_rates(ways: dict[str, Callable[[], object]], repetitions: int, times: int) -> dict[str, float]:
+    """Give chunks per CPU second: the median over repetitions in turn, after one that isn't counted."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for repetition in range(repetitions + 1):
+        for name, act in ways.items():
+            started = time.process_time()
+            for _ in range(times):
+                act()
+            if repetition:
+                seconds[name].append((time.process_time() - started) / times)
+    return {name: 1 / statistics.median(values) for name, values in seconds.items()}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, and give 0 if DDIM, the default, reaches both goals."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--repetitions", type=int, default=15, help="of each measurement (default: 15)")
+    parser.add_argument("--times", type=int, default=50, help="chunks in a repetition (default: 50)")
+    args = parser.parse_args(words)
+    torch.set_num_threads(1)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "diffusers"))
+    cpu = describe_machine([])["cpu"]
+    print(f"{cpu}, {versions}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print("\nOne chunk for one history, 10 steps, 64-d latent, 3x256 MLP: chunks per CPU second\n")
+    print_row("sampler", "scheduler.step", "torch", "NumPy", "NumPy / scheduler.step")
+    print_row(*["---"] * 5)
+    met = True
+    generator = torch.Generator().manual_seed(2)
+    obs, action = (torch.randn((1, 2, 1, dim), generator=generator) for dim in (SIZES.obs_dim, SIZES.action_dim))
+    history = History(obs, action.tanh(), torch.ones(1, 2, dtype=torch.bool))
+    for sampler in SAMPLERS:
+        rates = measure_rates(build_ways(build_model(sampler), history), args.repetitions, args.times)
+        ratio = rates["NumPy"] / rates["scheduler.step"]
+        reached = rates["NumPy"] >= LEAST_HZ and ratio >= LEAST_RATIO
+        met &= reached or sampler != "ddim"
+        goal = f"{ratio:.2f} (goal {LEAST_RATIO:.1f} and {LEAST_HZ:.0f} Hz: {'met' if reached else 'MISSED'})"
+        print_row(sampler, *(f"{rates[name]:.0f}" for name in ("scheduler.step", "torch", "NumPy")), goal)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What the networks of the diffusion agents are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class MLP(nn.Module):
+    """Linear layers with Mish between them; the last one is bare."""
+
+    def __init__(self, in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise([in_dim, *hidden_dims, out_dim]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Give the last layer's output, (..., out_dim), for features of shape (..., in_dim)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            features = functional.mish(layer(features))
+        out: Tensor = last(features)
+        return out
+
+
+class LevelFeatures(nn.Module):
+    """Sines and cosines of a noise level, a row for each of the T levels; nothing is learned.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with the slowest wave a quarter turn over all levels.
+    """
+
+    table: Tensor
+
+    def __init__(self, num_diffusion_steps: int, dim: int) -> None:
+        super().__init__()
+        assert dim % 2 == 0
+        waves = torch.exp(torch.linspace(0, -math.log(num_diffusion_steps), dim // 2)) * (math.pi / 2)
+        angles = torch.arange(num_diffusion_steps)[:, None] * waves
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Give features of shape (batch, dim) for levels of shape (batch,)."""
+        return self.table[timesteps]
+
+
+def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights and biases anew, uniform within 1 / sqrt(inputs); group norms begin at 1 and 0.
+
+    Args:
+        network: of linear layers, 1-D convolutions and group norms, on the CPU.
+        generator: of the CPU, so that a seed gives the same network on every device.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            with torch.no_grad():
+                module.weight.uniform_(-bound, bound, generator=generator)
+                if module.bias is not None:
+                    module.bias.uniform_(-bound, bound, generator=generator)
