@@ -581,7 +581,7 @@ def test_that_4096_diverges_is_confirmed_by_one_run_that_falls(experiment: Any) 
     verdict, evidence = judge(experiment)["Batches of 4096"]
     assert verdict == "confirmed"
     assert "1 of 3 runs of 4096 diverged" in evidence
-    assert f"({runs[1].id}): evaluations from -1000 to -1900" in evidence
+    assert f"({runs[1].id}): evaluations from -500 to -1900" in evidence
     assert "of the smaller batches, 0 of 3 runs did" in evidence
 
 
