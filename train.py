@@ -36,6 +36,9 @@ TRAINERS = {
     "ddpg": TrainerEntry("rl.ddpg_config:DDPGConfig", "rl.ddpg:build_trainer", "rl.ddpg:count_parameters"),
     "sac": TrainerEntry("rl.sac_config:SACConfig", "rl.sac:build_trainer", "rl.sac:count_parameters"),
     "td3": TrainerEntry("rl.td3_config:TD3Config", "rl.td3:build_trainer", "rl.td3:count_parameters"),
+    "vae_diffusion_rl": TrainerEntry(
+        "diffuser.config:DiffusionRLConfig", "diffuser.components:build_trainer", "diffuser.components:count_parameters"
+    ),
 }
 
 OK, ERROR, CONFIG, DEVICE, REQUEUE, OUT_OF_MEMORY, UNHEALTHY = 0, 1, 2, 3, 75, 86, 87

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from diffuser.models.schedule_rules import ScheduleSettings, find_schedule_faults
 from experiment.problems import Fault
 from training.config import SHAPE, Int, TrainerConfig
 
@@ -29,19 +30,22 @@ class DiffusionRLConfig(TrainerConfig):
 
     horizon: Size = 4
     history_horizon: Size = 2
+    obs_normalizer: Literal["gaussian", "limits"] = "gaussian"
     vae_latent_dim: Size = 64
     trajectory_latent_dim: Size = 128
     vae_weight: Weight = 1.0
     vae_kl_weight: Weight = 1e-3
-    vae_hidden_dims: Dims = [128, 128]
-    encoder_hidden_dims: Dims = [128, 128]
+    hidden_dims: Dims = [128, 128]
     denoiser: Annotated[Literal["mlp", "unet"], Field(json_schema_extra=SHAPE)] = "mlp"
     denoiser_hidden_dims: Dims = [256, 256, 256]
+    unet_channels: Annotated[Int, Field(gt=0, multiple_of=32, json_schema_extra=SHAPE)] = 64
     num_diffusion_steps: Annotated[Int, Field(ge=2, le=10_000)] = 100
     num_sampling_steps: Annotated[Int, Field(ge=1, le=10_000)] = 10
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
     beta_schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     prediction_type: Literal["sample", "v_prediction", "epsilon"] = "sample"
+    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
+    clip_range: Annotated[float, Field(gt=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     max_grad_norm: Weight = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
@@ -69,14 +73,8 @@ class DiffusionRLConfig(TrainerConfig):
     def find_contradictions(self) -> list[Fault]:
         """Name pairs of settings that can't hold together."""
         faults = [fault for fault in super().find_contradictions() if not _UNREAD & set(fault.keys)]
-        if self.num_sampling_steps > self.num_diffusion_steps:
-            faults.append(self._pair("num_sampling_steps", ">", "num_diffusion_steps", "there are no more steps"))
-        if self.prediction_type == "epsilon" and self.beta_schedule == "squaredcos_cap_v2":
-            message = (
-                "prediction_type: epsilon with beta_schedule: squaredcos_cap_v2 divides by almost nothing in the first "
-                "step of sampling; take prediction_type: sample or v_prediction, or beta_schedule: linear"
-            )
-            faults.append(Fault(("prediction_type", "beta_schedule"), message))
+        found = find_schedule_faults(self.schedule, needs_density=self.online_training)
+        faults += [Fault(keys, message) for keys, message in found]
         if self.online_training:
             faults += self._find_online_contradictions()
         return faults
@@ -92,9 +90,6 @@ class DiffusionRLConfig(TrainerConfig):
             faults.append(self._pair("rl_update_freq", ">", "rl_collect_freq", "some of what is collected is not used"))
         if self.rl_tuned_steps > self.num_sampling_steps:
             faults.append(self._pair("rl_tuned_steps", ">", "num_sampling_steps", "there are no more steps"))
-        if self.sampler == "dpm_solver":
-            message = "sampler: dpm_solver draws nothing, so that its steps have no probabilities to learn by"
-            faults.append(Fault(("sampler", "online_training"), f"{message}; take ddim or ddpm, or train offline"))
         return faults
 
     def inactive_keys(self) -> dict[str, str]:
@@ -104,6 +99,9 @@ class DiffusionRLConfig(TrainerConfig):
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set."""
         off = dict.fromkeys(_UNREAD, "a diffusion agent learns from a data set, from its first step on")
+        off["unet_channels" if self.denoiser == "mlp" else "denoiser_hidden_dims"] = f"denoiser is {self.denoiser}"
+        if self.sampler != "ddim":
+            off["eta"] = f"sampler is {self.sampler}"
         if not self.online_training:
             off |= dict.fromkeys(_ONLINE, "online_training is false")
         elif not self.use_value_function:
@@ -131,6 +129,19 @@ class DiffusionRLConfig(TrainerConfig):
         from envs.make import find_environment_faults
 
         return find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
+
+    @property
+    def schedule(self) -> ScheduleSettings:
+        """What decides the noise schedule."""
+        return ScheduleSettings(
+            num_diffusion_steps=self.num_diffusion_steps,
+            num_sampling_steps=self.num_sampling_steps,
+            sampler=self.sampler,
+            beta_schedule=self.beta_schedule,
+            prediction_type=self.prediction_type,
+            eta=self.eta,
+            clip_range=self.clip_range,
+        )
 
     @property
     def evaluates(self) -> bool:

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam
 from rl.buffers import Batch
 from rl.ddpg_config import DDPGConfig
 from rl.fast_ddpg import FastUpdate
-from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, Actor, Critic, NumpyActor, build_target
 from rl.noise import build_noise
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
-from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back, note_skips
+from rl.vitals import measure_critic, measure_when_passed_back
+from training.adam import Adam
+from training.gate import GradientGate
 from training.seeding import derive_seed, spawn_generator
+from training.vitals import Metrics, Vitals, descend_measured, note_skips
 
 
 def build_trainer(config: DDPGConfig, device: torch.device) -> DDPGTrainer:

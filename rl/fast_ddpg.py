@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rl.adam import Adam
 from rl.buffers import Batch
 from rl.networks import MLP, Actor, Critic
 from rl.residual import ActionMap
-from rl.vitals import Metrics, Vitals, measure_critic, measure_stuck_share, note_length, note_weights
+from rl.vitals import measure_critic, measure_stuck_share
+from training.adam import Adam
+from training.vitals import Metrics, Vitals, note_length, note_weights
 
 ONEDNN_FROM = 2**20
 """Number of multiplications from which oneDNN gets a product; for smaller ones, calling it costs more than it gains."""
@@ -171,7 +172,7 @@ class FastUpdate:
         max_grad_norm: longer gradients are shortened to it, each network's on its own; 0 means never.
 
     Attributes:
-        actor_optimizer, critic_optimizer: the same in form and state as `rl.adam.Adam` on the networks' parameters.
+        actor_optimizer, critic_optimizer: in form and state like `training.adam.Adam` on the networks' parameters.
     """
 
     def __init__(

@@ -29,10 +29,10 @@ from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
 from rl.slots import EnvironmentSlot
-from rl.vitals import Metrics, Vitals, is_measured
 from training.evaluation import evaluate_policy
 from training.protocol import Episode, Evaluation, StepResult, Treatment
 from training.seeding import spawn_generator
+from training.vitals import Metrics, Vitals, is_measured
 
 Config = TypeVar("Config", bound=OffPolicyConfig)
 

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam, descend
 from rl.buffers import Batch
-from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, LOG_STD_RANGE, NumpyMLP, StochasticActor, TwinCritic, build_target
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.sac_config import SACConfig
-from rl.vitals import Metrics, Vitals, descend_measured, measure_critic, measure_when_passed_back, note_skips
+from rl.vitals import measure_critic, measure_when_passed_back
+from training.adam import Adam, descend
+from training.gate import GradientGate
 from training.seeding import derive_seed, spawn_generator
+from training.vitals import Metrics, Vitals, descend_measured, note_skips
 
 
 def build_trainer(config: SACConfig, device: torch.device) -> OffPolicyTrainer:

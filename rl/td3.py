@@ -13,24 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam
 from rl.buffers import Batch
-from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, Actor, NumpyActor, TwinCritic, build_target
 from rl.noise import build_noise
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.td3_config import TD3Config
-from rl.vitals import (
-    Metrics,
-    Vitals,
-    descend_measured,
-    measure_critic,
-    measure_when_passed_back,
-    note_skips,
-    note_weights,
-)
+from rl.vitals import measure_critic, measure_when_passed_back
+from training.adam import Adam
+from training.gate import GradientGate
 from training.seeding import derive_seed, spawn_generator
+from training.vitals import Metrics, Vitals, descend_measured, note_skips, note_weights
 
 
 def build_trainer(config: TD3Config, device: torch.device) -> OffPolicyTrainer:

@@ -30,6 +30,7 @@ class StepResult:
 
     `vitals` are for the training-health guard, under the names that `training.signals.HealthSignals` lists, in those
     steps in which they were measured. `faults` says, a text each, where a number from an environment wasn't finite.
+    `ticks` is how far the run's clock moves, where that is neither the environment steps nor, without any, one.
     """
 
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class StepResult:
     episodes: Sequence[Episode] = ()
     vitals: Mapping[str, Tensor | float] = field(default_factory=dict)
     faults: Sequence[str] = ()
+    ticks: int | None = None
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ class Progress:
     """Counters of a run.
 
     `clock` is what frequencies and `max_timesteps` count: a training step moves it by the environment steps that it
-    took, and by one where it took none. So it counts environment steps for a trainer that acts, training steps for one
-    that doesn't, and both in turn for one that first learns from data and then acts.
+    took, and by one where it took none, unless it says otherwise. So it counts environment steps for a trainer that
+    acts, and training steps for one that learns from data, also where it acts now and then.
     """
 
     step: int = 0
@@ -199,7 +199,7 @@ class Session:
         """Count what a training step did, and keep its numbers for the next row."""
         progress = self.progress
         self._clock_before = progress.clock
-        progress.clock += result.env_steps or 1
+        progress.clock += (result.env_steps or 1) if result.ticks is None else result.ticks
         progress.env_step += result.env_steps
         progress.updates += result.updates
         self._averages.add(result.metrics)

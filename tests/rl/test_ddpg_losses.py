@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rl.adam import Adam
 from rl.buffers import Batch
 from rl.ddpg import DDPGAgent, actor_loss, critic_loss
 from rl.ddpg_config import DDPGConfig
 from rl.residual import ActionMap
+from training.adam import Adam
 
 OBS, ACTION, BATCH = 4, 2, 48
 ALONE = ActionMap(ACTION)

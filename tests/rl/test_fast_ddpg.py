@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from rl import fast_ddpg
-from rl.adam import Adam
 from rl.buffers import Batch
 from rl.ddpg import DDPGAgent
 from rl.ddpg_config import DDPGConfig
 from rl.fast_ddpg import FastUpdate, multiply
 from rl.networks import NumpyActor
 from rl.residual import ActionMap
+from training.adam import Adam
 
 OBS, ACTION, BATCH = 5, 2, 24
 NETWORKS = ("actor", "critic", "target_actor", "target_critic")

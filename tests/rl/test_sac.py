@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from rl.adam import Adam
 from rl.buffers import Batch
 from rl.residual import ActionMap
 from rl.sac import SACAgent, actor_loss, count_parameters, critic_loss, sample_actions, temperature_loss
 from rl.sac_config import SACConfig
+from training.adam import Adam
 
 OBS, ACTION, BATCH = 4, 2, 48
 ALONE = ActionMap(ACTION)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from rl.adam import Adam
 from rl.buffers import Batch
 from rl.residual import ActionMap
 from rl.td3 import TD3Agent, actor_loss, count_parameters, critic_loss
 from rl.td3_config import TD3Config
+from training.adam import Adam
 
 OBS, ACTION, BATCH = 4, 2, 48
 ALONE = ActionMap(ACTION)

@@ -15,10 +15,11 @@ from rl.ddpg import DDPGAgent
 from rl.ddpg_config import DDPGConfig
 from rl.off_policy import OffPolicyTrainer
 from rl.residual import ActionMap
-from rl.vitals import is_measured, measure_critic, measure_stuck_share
+from rl.vitals import measure_critic, measure_stuck_share
 from training.protocol import Treatment
 from training.resources import hash_state
 from training.signals import CRITIC_VITALS
+from training.vitals import is_measured
 
 BuildTrainer = Any
 ALGORITHMS = ("ddpg", "td3", "sac")

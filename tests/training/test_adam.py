@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl.adam import Adam, clip_gradients
+from training.adam import Adam, clip_gradients
 
 
 def make_pair(dtype: torch.dtype) -> tuple[nn.Linear, nn.Linear]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rl.gate import GradientGate
+from training.gate import GradientGate
 
 
 class Adam:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl.adam import Adam
 from rl.fast_ddpg import FlatAdam, FlatMLP
-from rl.gate import HISTORY, LIMIT, RENEW_EVERY, GradientGate
 from rl.networks import MLP
+from training.adam import Adam
+from training.gate import HISTORY, LIMIT, RENEW_EVERY, GradientGate
 
 CPU = torch.device("cpu")
 

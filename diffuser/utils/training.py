@@ -1,0 +1,260 @@
+"""Learning a diffusion policy from recorded episodes alone."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffuser.config import DiffusionRLConfig
+from diffuser.datasets.sequence import VAESequenceDataset, WindowSampler, check_fit
+from diffuser.models.diffusion_rl import DiffusionRL, ModelSizes
+from diffuser.utils.evaluator import MADEvaluator
+from envs.datasets import load_dataset
+from envs.episodes import EpisodeError
+from envs.make import Env, make_env
+from experiment.problems import Fault, SettingsError
+from training.adam import Adam, clip_gradients, measure_length
+from training.gate import GradientGate
+from training.protocol import Evaluation, StepResult, Treatment
+from training.seeding import derive_seed
+from training.vitals import MEASURE_EVERY, Metrics, Vitals
+
+
+def say(line: str) -> None:
+    """Print a line for people."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class Trainer:
+    """The VAE's and the diffusion's losses over windows of a data set, with a slow average of the networks that acts.
+
+    No environment is made but for evaluations.
+
+    Args:
+        config: of the run.
+        device: for the networks; data stay where they are and come in batches.
+        make_environment: gives a fresh environment; by default that of the config.
+
+    Raises:
+        SettingsError: the data set can't be learnt from.
+
+    Attributes:
+        model: the networks that learn.
+        average: their slow copy, `ema_decay * average + (1 - ema_decay) * model` after each step.
+    """
+
+    TRANSIENT: ClassVar[tuple[str, ...]] = (
+        "config",
+        "resume_mode",
+        "resume_reason",
+        "dataset",
+        "evaluator",
+        "_device",
+        "_make_env",
+        "_batch_size",
+        "_online_parameters",
+        "_average_parameters",
+    )
+
+    resume_mode: Literal["exact", "episode"]
+    resume_reason: str | None
+
+    def __init__(
+        self, config: DiffusionRLConfig, device: torch.device, make_environment: Callable[[], Env] | None = None
+    ) -> None:
+        self.config = config
+        self.resume_mode = "exact"
+        self.resume_reason = None
+        self._device = device
+        self._make_env = make_environment or self._make_environment
+        self.dataset = open_dataset(config)
+        self.evaluator = MADEvaluator(
+            self._make_env,
+            self._check_environment,
+            self.dataset.normalizer,
+            self.dataset.action_scale,
+            config.history_horizon,
+        )
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "networks"))
+        self.model = build_model(config, self.dataset, generator).to(device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self._online_parameters = [parameter.detach() for parameter in self.model.parameters()]
+        self._average_parameters: list[Tensor] = list(self.average.parameters())
+        self._optimizer = Adam(list(self.model.parameters()), config.learning_rate)
+        if config.guard == "repair":
+            self._optimizer.gate = GradientGate(device)
+        self._sampler = WindowSampler(len(self.dataset), derive_seed(config.seed, "windows"))
+        self._generator = torch.Generator().manual_seed(derive_seed(config.seed, "diffusion"))
+        self._batch_size = config.batch_size
+        self._steps = 0
+
+    def _make_environment(self) -> Env:
+        return make_env(self.config.env_name, self.config.env_kwargs)
+
+    def _check_environment(self, env: Env) -> None:
+        """Hold the data set against the environment.
+
+        Raises:
+            EpisodeError: they don't fit.
+        """
+        observations, actions = env.observation_space, env.action_space
+        assert isinstance(observations, gym.spaces.Box)
+        assert isinstance(actions, gym.spaces.Box)
+        check_fit(
+            self.dataset.episodes,
+            env_name=self.config.env_name,
+            num_agents=1,
+            obs_dim=observations.shape[0],
+            action_low=actions.low[None].astype(np.float32),
+            action_high=actions.high[None].astype(np.float32),
+        )
+
+    def train_step(self) -> StepResult:
+        """Take one optimizer step on the losses of `gradient_accumulation` batches."""
+        self._steps += 1
+        metrics, vitals = self._learn_from_data()
+        return StepResult(metrics, updates=1, vitals=vitals)
+
+    def _learn_from_data(self) -> tuple[Metrics, Vitals]:
+        parameters = self._optimizer.parameters
+        count = self.config.gradient_accumulation
+        gradients: list[Tensor] = [torch.zeros_like(parameter) for parameter in parameters]
+        metrics: Metrics = {}
+        for _ in range(count):
+            windows = self._sampler.draw(self._batch_size)
+            loss, numbers = self.model.loss(self.dataset.gather(windows, self._device), self._generator)
+            # What a weight of 0 cuts off has no gradient at all.
+            parts = torch.autograd.grad(loss / count, parameters, allow_unused=True)
+            for gradient, part in zip(gradients, parts, strict=True):
+                if part is not None:
+                    gradient += part
+            for name, value in numbers.items():
+                metrics[name] = metrics.get(name, torch.zeros_like(value)) + value / count
+        vitals = self._descend("model", self._optimizer, gradients)
+        self._move_average()
+        return metrics, vitals
+
+    def _descend(self, name: str, optimizer: Adam, gradients: list[Tensor]) -> Vitals:
+        """Take an optimizer step, and give what the guard wants to know in some of them."""
+        vitals: Vitals = {}
+        if (self._steps - 1) % MEASURE_EVERY == 0:
+            vitals[f"weights/{name}"] = measure_length([parameter.detach() for parameter in optimizer.parameters])
+        if self.config.max_grad_norm > 0:
+            length = clip_gradients(gradients, self.config.max_grad_norm)
+        else:
+            length = measure_length(gradients)
+        optimizer.step(gradients, length)
+        if vitals:
+            vitals[f"gradient/{name}"] = length
+            if optimizer.gate is not None:
+                vitals["skips"] = optimizer.gate.take_skips()
+        return vitals
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        torch._foreach_lerp_(self._average_parameters, self._online_parameters, 1 - self.config.ema_decay)
+
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
+        """Run one episode per seed with the averaged networks.
+
+        Raises:
+            EvaluationStopped: `should_stop` said so.
+        """
+        return self.evaluator.evaluate(self.average, seeds, should_stop)
+
+    def components(self) -> dict[str, nn.Module]:
+        """Give the learnable networks by name, the slow copy left out."""
+        return self.model.components()
+
+    def treat(self, treatment: Treatment) -> None:
+        """Go on with other learning rates and batches than the config's."""
+        self._optimizer.scale_learning_rate(treatment.learning_rate_factor)
+        self._batch_size = max(1, self.config.batch_size >> treatment.batch_halvings)
+
+    def redraw(self, number: int) -> None:
+        """Draw batches from a stream of their own from here on, another one for each number."""
+        self._sampler.reseed(derive_seed(self.config.seed, f"windows/{number}"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give networks, optimizer, generators, and where in the data set it is."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "sampler": self._sampler.state_dict(),
+            "generator": self._generator.get_state(),
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._sampler.load_state_dict(state["sampler"])
+        self._generator.set_state(state["generator"].cpu())
+        self._steps = state["steps"]
+
+    def close(self) -> None:
+        """Let go of environments; there are none between evaluations."""
+
+
+def open_dataset(config: DiffusionRLConfig) -> VAESequenceDataset:
+    """Open the data set that a config names, as windows.
+
+    Raises:
+        SettingsError: it isn't there, is broken, or can't be learnt from with these settings.
+    """
+    try:
+        episodes = load_dataset(config.dataset, say)
+        if episodes.num_agents != 1:
+            raise EpisodeError(f"{config.dataset}: {episodes.num_agents} agents; this trainer takes one")
+        recorded = episodes.header.env_name
+        if recorded and recorded != config.env_name:
+            raise EpisodeError(
+                f"{config.dataset}: recorded in {recorded}, and env_name is {config.env_name}; choose a data set of "
+                f"this environment, or set env_name: {recorded}"
+            )
+        return VAESequenceDataset(
+            episodes,
+            horizon=config.horizon,
+            history_horizon=config.history_horizon,
+            discount=config.discount,
+            obs_normalizer=config.obs_normalizer,
+        )
+    except EpisodeError as error:
+        raise SettingsError([Fault(("dataset",), f"dataset: {error}")]) from error
+
+
+def describe_sizes(config: DiffusionRLConfig, obs_dim: int, action_dim: int) -> ModelSizes:
+    """Give what decides the shapes of the networks."""
+    return ModelSizes(
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        num_agents=1,
+        horizon=config.horizon,
+        history_horizon=config.history_horizon,
+        vae_latent_dim=config.vae_latent_dim,
+        trajectory_latent_dim=config.trajectory_latent_dim,
+        denoiser=config.denoiser,
+        hidden_dims=config.hidden_dims,
+        denoiser_hidden_dims=config.denoiser_hidden_dims,
+        unet_channels=config.unet_channels,
+        use_value_function=config.online_training and config.use_value_function,
+    )
+
+
+def build_model(config: DiffusionRLConfig, dataset: VAESequenceDataset, generator: torch.Generator) -> DiffusionRL:
+    """Give the networks with their first weights, on the CPU, so that a seed gives the same ones on every device."""
+    sizes = describe_sizes(config, dataset.episodes.obs_dim, dataset.episodes.action_dim)
+    return DiffusionRL(
+        sizes, config.schedule, vae_weight=config.vae_weight, kl_weight=config.vae_kl_weight, generator=generator
+    )

@@ -1,0 +1,164 @@
+"""Environments that a diffusion policy acts in, a chunk at a time, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffuser.datasets.batch import History
+from diffuser.datasets.normalization import ActionScale, ObsNormalizer
+from envs.make import Env
+from envs.snapshot import Snapshot, restore_snapshot
+from training.protocol import Episode, EvaluationStopped
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ChunkOutcome:
+    """What executing a chunk came to.
+
+    Attributes:
+        rewards: of the steps that were executed.
+        terminated: the task ended within the chunk; its later actions were dropped.
+        truncated: the clock did.
+        episode: the one that ended, if one did.
+        fault: what wasn't finite, empty where all was.
+    """
+
+    rewards: tuple[float, ...]
+    terminated: bool
+    truncated: bool
+    episode: Episode | None
+    fault: str
+
+
+class World:
+    """One environment with one agent, and the history that its policy sees.
+
+    Attributes:
+        env: the environment.
+        obs, action, mask: the history, one row of `History`'s.
+        is_over: an episode has to be begun before the next chunk.
+        needs_seed: the environment has never been given a start of ours.
+
+    Args:
+        make_env: gives a fresh environment.
+        normalizer: of observations.
+        action_scale: of actions.
+        history_horizon: observations in a history.
+        name: says which one it is in messages.
+    """
+
+    TRANSIENT: ClassVar = ("env", "_make_env", "_normalizer", "_scale", "_name")
+
+    def __init__(
+        self,
+        make_env: Callable[[], Env],
+        normalizer: ObsNormalizer,
+        action_scale: ActionScale,
+        history_horizon: int,
+        name: str,
+    ) -> None:
+        self.env = make_env()
+        self._make_env = make_env
+        self._normalizer = normalizer
+        self._scale = action_scale
+        self._name = name
+        obs_dim, action_dim = normalizer.shift.shape[-1], action_scale.low.shape[-1]
+        self.obs: Floats = np.zeros((history_horizon, 1, obs_dim), np.float32)
+        self.action: Floats = np.zeros((history_horizon, 1, action_dim), np.float32)
+        self.mask: NDArray[np.bool_] = np.zeros(history_horizon, np.bool_)
+        self.is_over = True
+        self.needs_seed = True
+        self.episodes_begun = 0
+        self.episode_return = 0.0
+        self.episode_length = 0
+
+    def begin_episode(self, seed: int | None) -> None:
+        """Reset the environment; None lets it draw its own start, as it can after one that was given."""
+        obs, _ = self.env.reset(seed=seed)
+        self.obs[:], self.action[:], self.mask[:] = 0, 0, False
+        self.episodes_begun += 1
+        self.episode_return, self.episode_length = 0.0, 0
+        self.is_over = self.needs_seed = False
+        self._remember(obs, None)
+
+    def _remember(self, raw_obs: NDArray[Any], action: Floats | None) -> None:
+        """Move the history on by one observation and the action before it."""
+        for part in (self.obs, self.action, self.mask):
+            part[:-1] = part[1:]
+        self.obs[-1] = self._normalizer.apply(np.asarray(raw_obs, np.float32)[None])
+        self.action[-1] = 0 if action is None else action
+        self.mask[-1] = True
+
+    def execute(self, chunk: Floats, should_stop: Callable[[], bool] | None = None) -> ChunkOutcome:
+        """Take a chunk's actions, (horizon, 1, action_dim) in [-1, 1], one after the other, until the episode ends.
+
+        Args:
+            should_stop: asked before each step; None for never.
+
+        Raises:
+            EvaluationStopped: `should_stop` said so.
+        """
+        rewards: list[float] = []
+        for action in chunk:
+            if should_stop is not None and should_stop():
+                raise EvaluationStopped
+            raw_obs, raw_reward, terminated, truncated, _ = self.env.step(self._scale.to_env(action)[0])
+            reward = float(raw_reward)
+            rewards.append(reward)
+            self.episode_return += reward
+            self.episode_length += 1
+            self._remember(raw_obs, action)
+            fault = self._find_fault(reward)
+            if terminated or truncated or fault:
+                self.is_over = True
+                episode = None if fault else Episode(self.episode_return, self.episode_length, truncated=not terminated)
+                return ChunkOutcome(tuple(rewards), bool(terminated), bool(truncated), episode, fault)
+        return ChunkOutcome(tuple(rewards), False, False, None, "")
+
+    def _find_fault(self, reward: float) -> str:
+        if np.isfinite(reward) and np.isfinite(self.obs[-1]).all():
+            return ""
+        what = "an observation" if np.isfinite(reward) else f"reward {reward}"
+        return f"{what} of {self._name} in its episode {self.episodes_begun}, step {self.episode_length}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give history and episode; the environment's own state is saved beside it."""
+        return {
+            "obs": self.obs.copy(),
+            "action": self.action.copy(),
+            "mask": self.mask.copy(),
+            "is_over": self.is_over,
+            "needs_seed": self.needs_seed,
+            "episodes_begun": self.episodes_begun,
+            "episode_return": self.episode_return,
+            "episode_length": self.episode_length,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], snapshot: Snapshot | None) -> None:
+        """Take over what `state_dict` gave, in a fresh environment; without a snapshot an episode begins anew."""
+        self.env.close()
+        self.env = self._make_env()
+        self.episodes_begun = state["episodes_begun"]
+        if snapshot is None:
+            self.is_over = self.needs_seed = True
+            return
+        restore_snapshot(self.env, snapshot)
+        self.obs, self.action = (np.array(state[name], np.float32) for name in ("obs", "action"))
+        self.mask = np.array(state["mask"], np.bool_)
+        self.is_over, self.needs_seed = state["is_over"], state["needs_seed"]
+        self.episode_return, self.episode_length = state["episode_return"], state["episode_length"]
+
+
+def stack_histories(worlds: Sequence[World], device: torch.device) -> History:
+    """Give the histories of several worlds as a batch, in memory of its own."""
+    parts = (np.stack([getattr(world, name) for world in worlds]) for name in ("obs", "action", "mask"))
+    obs, action, mask = (torch.from_numpy(part).to(device) for part in parts)
+    return History(obs, action, mask)

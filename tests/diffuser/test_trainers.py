@@ -1,0 +1,345 @@
+"""The two trainers: what each key does, exact counts, freezing, and straight equals resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from diffuser.utils.rl_trainer import OfflineRLTrainer, OnlineOfflineTrainer
+from diffuser.utils.training import Trainer
+from envs.episodes import Header, RecordedEpisode, gather_episodes, write_episodes
+from experiment.problems import SettingsError
+from train import build_config, find_trainer
+from training.protocol import StepResult
+from training.resources import hash_state
+
+HORIZON, LENGTH = 4, 24
+
+
+class TrackEnv(gym.Env[Any, Any]):
+    """Twenty-four steps; observes a wave and the time, and pays for actions near the wave."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-2, 2, (2,))
+        self.action_space = gym.spaces.Box(-2, 2, (1,))
+        self.time, self.phase = 0, 0.0
+
+    def observe(self) -> Any:
+        return np.array([np.sin(self.phase + 0.3 * self.time), self.time / LENGTH], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.phase = 0, float(self.np_random.uniform(0, 6))
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = -abs(float(action[0]) - float(self.observe()[0]))
+        self.time += 1
+        return self.observe(), reward, False, self.time >= LENGTH, {}
+
+
+@pytest.fixture(autouse=True)
+def _track() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gym.register("Track-v0", TrackEnv, max_episode_steps=1_000)
+    yield
+    del gym.registry["Track-v0"]
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of episodes whose actions follow the wave, with noise."""
+    generator, env, episodes = np.random.default_rng(0), TrackEnv(), []
+    for seed in range(12):
+        obs, _ = env.reset(seed=seed)
+        frames, actions, rewards, over = [obs], [], [], False
+        while not over:
+            action = np.clip(obs[:1] + 0.3 * generator.standard_normal(1), -2, 2).astype(np.float32)
+            obs, reward, _, over, _ = env.step(action)
+            frames.append(obs)
+            actions.append(action)
+            rewards.append([reward])
+        arrays = (np.array(part, dtype=np.float32) for part in (frames, actions))
+        observations, done = (part[:, None] for part in arrays)
+        episodes.append(RecordedEpisode(observations, done, np.array(rewards, dtype=np.float32), terminated=False))
+    bound = np.full((1, 1), 2, dtype=np.float32)
+    path = tmp_path_factory.mktemp("data") / "track.h5"
+    write_episodes(path, gather_episodes(Header("Track-v0", {}, -bound, bound, {"kind": "wave"}), episodes))
+    return path
+
+
+Build = Callable[..., Trainer]
+
+
+@pytest.fixture
+def build(dataset: Path) -> Iterator[Build]:
+    """Give a function that builds a small trainer; all are closed at the end."""
+    built: list[Trainer] = []
+
+    def build_one(**settings: Any) -> Trainer:
+        online = {
+            "online_training": True,
+            "rl_warmup_steps": 4,
+            "rl_collect_freq": 4,
+            "rl_collect_steps": 9,
+            "rl_update_freq": 2,
+            "rl_batch_size": 5,
+            "rl_tuned_steps": 3,
+            "num_envs": 2,
+        }
+        defaults = {
+            "diffusion": "models.DiffusionRL",
+            "env_name": "Track-v0",
+            "dataset": str(dataset),
+            "max_timesteps": 40,
+            "batch_size": 16,
+            "vae_latent_dim": 3,
+            "trajectory_latent_dim": 8,
+            "hidden_dims": [16],
+            "denoiser_hidden_dims": [16, 16],
+            "num_diffusion_steps": 10,
+            "num_sampling_steps": 5,
+        }
+        wanted = defaults | (online if settings.get("online_training") else {}) | settings
+        config = build_config(wanted)
+        trainer = find_trainer(config.model_dump()).build_trainer(config, torch.device("cpu"))
+        assert isinstance(trainer, Trainer)
+        built.append(trainer)
+        return trainer
+
+    yield build_one
+    for trainer in built:
+        trainer.close()
+
+
+def take_steps(trainer: Trainer, count: int) -> list[StepResult]:
+    return [trainer.train_step() for _ in range(count)]
+
+
+def collect_metrics(results: list[StepResult]) -> dict[str, float]:
+    return {name: float(value) for result in results for name, value in result.metrics.items()}
+
+
+def test_the_published_names_are_there() -> None:
+    assert OfflineRLTrainer is OnlineOfflineTrainer
+
+
+def test_offline_metrics_have_the_guides_names(build: Build) -> None:
+    metrics = collect_metrics(take_steps(build(), 2))
+    assert set(metrics) == {"loss", "diffusion_loss", "vae_loss", "vae_recon_loss", "vae_kl_loss"}
+
+
+def test_online_metrics_have_the_guides_names(build: Build) -> None:
+    metrics = collect_metrics(take_steps(build(online_training=True), 6)[4:])
+    assert {"loss", "policy_loss", "value_loss", "diffusion_loss"} <= set(metrics)
+    assert "value_loss" not in collect_metrics(take_steps(build(online_training=True, use_value_function=False), 6))
+
+
+def test_offline_training_never_makes_an_environment(dataset: Path, build: Build) -> None:
+    config = build().config
+
+    def refuse() -> Any:
+        raise AssertionError("an environment was asked for")
+
+    trainer = Trainer(config, torch.device("cpu"), refuse)
+    take_steps(trainer, 3)
+    trainer.load_state_dict(trainer.state_dict())
+    with pytest.raises(AssertionError, match="asked for"):
+        trainer.evaluate([1])
+
+
+@pytest.mark.parametrize(
+    ("collect_freq", "collect_steps", "update_freq", "num_envs"), [(4, 9, 2, 2), (1, 4, 1, 1), (6, 24, 3, 3)]
+)
+def test_environment_steps_and_updates_are_exactly_those_of_the_keys(
+    build: Build, collect_freq: int, collect_steps: int, update_freq: int, num_envs: int
+) -> None:
+    trainer = build(
+        online_training=True,
+        rl_collect_freq=collect_freq,
+        rl_collect_steps=collect_steps,
+        rl_update_freq=update_freq,
+        num_envs=num_envs,
+    )
+    warm, online = take_steps(trainer, 4), take_steps(trainer, 12)
+    assert [(result.env_steps, result.updates) for result in warm] == [(0, 1)] * 4
+    collections = -(-12 // collect_freq)
+    assert sum(result.env_steps for result in online) == collections * (collect_steps // HORIZON) * HORIZON * num_envs
+    assert sum(result.updates for result in online) == -(-12 // update_freq)
+    assert all(result.ticks == 1 for result in online)
+
+
+def test_encoder_and_decoder_stand_still_once_the_policy_acts(build: Build) -> None:
+    trainer = build(online_training=True)
+    take_steps(trainer, 4)
+    moving = {name: hash_state(part.state_dict()) for name, part in trainer.components().items()}
+    take_steps(trainer, 1)
+    acting = {name: hash_state(part.state_dict()) for name, part in trainer.components().items()}
+    assert acting["vae"] == hash_state(trainer.average.vae.state_dict())
+    take_steps(trainer, 6)
+    later = {name: hash_state(part.state_dict()) for name, part in trainer.components().items()}
+    still = {name for name in later if later[name] == acting[name]}
+    assert still == {"vae", "trajectory_encoder"}
+    assert moving["denoiser"] != acting["denoiser"]
+
+
+def test_the_first_pass_begins_with_the_policy_that_acted(build: Build) -> None:
+    trainer = build(online_training=True, rl_batch_size=10_000)
+    metrics = collect_metrics(take_steps(trainer, 5)[4:])
+    assert metrics["train/kl"] == pytest.approx(0, abs=1e-9)
+    assert metrics["policy_loss"] == pytest.approx(0, abs=1e-4)  # minus the mean of normalised advantages
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation": 3, "denoiser": "unet", "unet_channels": 32}])
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_straight_equals_resumed_offline(build: Build, settings: dict[str, Any], stop: int) -> None:
+    check_resuming(build, settings, stop, 9)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 7, 10])
+@pytest.mark.parametrize("settings", [{}, {"use_value_function": False, "guard": "repair", "entropy_weight": -0.1}])
+def test_straight_equals_resumed_online_with_chains_not_used_up(
+    build: Build, settings: dict[str, Any], stop: int
+) -> None:
+    check_resuming(build, {"online_training": True} | settings, stop, 13)
+
+
+def check_resuming(build: Build, settings: dict[str, Any], stop: int, total: int) -> None:
+    from training.state import pack_state, unpack_state
+
+    straight = build(**settings)
+    take_steps(straight, total)
+    first = build(**settings)
+    take_steps(first, stop)
+    saved = unpack_state(pack_state(first.state_dict()), lambda path: None)  # type: ignore[arg-type,return-value]
+    second = build(**settings)
+    second.load_state_dict(saved)
+    take_steps(second, total - stop)
+    assert hash_state(second.state_dict()) == hash_state(straight.state_dict())
+
+
+def test_evaluations_change_nothing_and_do_not_depend_on_who_runs_beside_whom(build: Build) -> None:
+    trainer = build(online_training=True)
+    take_steps(trainer, 6)
+    before = hash_state(trainer.state_dict())
+    together = trainer.evaluate([5, 6, 7])
+    assert hash_state(trainer.state_dict()) == before
+    alone = [trainer.evaluate([seed]).returns[0] for seed in (5, 6, 7)]
+    assert together.returns == pytest.approx(alone, rel=1e-4)
+    assert together.lengths == (LENGTH,) * 3
+
+
+EFFECTS: dict[str, Any] = {
+    "horizon": 6,
+    "history_horizon": 3,
+    "obs_normalizer": "limits",
+    "vae_latent_dim": 5,
+    "trajectory_latent_dim": 9,
+    "vae_weight": 0.5,
+    "vae_kl_weight": 0.5,
+    "hidden_dims": [17],
+    "denoiser": "unet",
+    "denoiser_hidden_dims": [17],
+    "num_diffusion_steps": 20,
+    "beta_schedule": "linear",
+    "prediction_type": "v_prediction",
+    "learning_rate": 1e-2,
+    "max_grad_norm": 0.01,
+    "ema_decay": 0.5,
+    "gradient_accumulation": 2,
+    "batch_size": 8,
+    "seed": 1,
+}
+ONLINE_EFFECTS: dict[str, Any] = {
+    "num_sampling_steps": 10,
+    "sampler": "ddpm",
+    "eta": 0.5,
+    "clip_range": 0.01,
+    "use_value_function": False,
+    "rl_learning_rate": 1e-2,
+    "policy_gradient_weight": 0.0,
+    "value_function_weight": 0.0,
+    "entropy_weight": 1.0,
+    "offline_loss_weight": 0.0,
+    "rl_warmup_steps": 2,
+    "rl_collect_freq": 2,
+    "rl_collect_steps": 20,
+    "rl_update_freq": 1,
+    "rl_batch_size": 7,
+    "rl_clip_range": 0.0001,
+    "rl_target_kl": 1e-12,
+    "rl_tuned_steps": 2,
+    "discount": 0.5,
+    "gae_lambda": 0.0,
+    "denoising_discount": 0.5,
+    "num_envs": 3,
+}
+
+
+def fingerprint(trainer: Trainer, steps: int) -> str:
+    """Give a hash of the networks' averages after some steps."""
+    take_steps(trainer, steps)
+    return hash_state(trainer.average.state_dict())
+
+
+@pytest.mark.parametrize("key", EFFECTS)
+def test_each_offline_key_changes_what_is_learnt(build: Build, key: str) -> None:
+    assert fingerprint(build(), 3) != fingerprint(build(**{key: EFFECTS[key]}), 3)
+
+
+@pytest.mark.parametrize("key", ONLINE_EFFECTS)
+def test_each_online_key_changes_what_is_learnt(build: Build, key: str) -> None:
+    online = {"online_training": True}
+    assert fingerprint(build(**online), 9) != fingerprint(build(**online, **{key: ONLINE_EFFECTS[key]}), 9)
+
+
+def test_every_key_is_in_one_of_the_tables_or_named_here(build: Build) -> None:
+    from training.config import TrainerConfig
+
+    named = {"diffusion", "loader", "evaluator", "dataset", "online_training", "unet_channels"}
+    own = set(type(build().config).model_fields) - set(TrainerConfig.model_fields)
+    assert own - set(EFFECTS) - set(ONLINE_EFFECTS) == named
+
+
+def test_without_a_weight_the_vae_learns_nothing(build: Build) -> None:
+    trainer = build(vae_weight=0.0)
+    before = hash_state(trainer.model.vae.state_dict())
+    take_steps(trainer, 3)
+    assert hash_state(trainer.model.vae.state_dict()) == before
+
+
+@pytest.mark.parametrize(("weight", "sign"), [(5.0, 1), (-5.0, -1)])
+def test_the_entropys_weight_moves_the_exploration(build: Build, weight: float, sign: int) -> None:
+    trainer = build(online_training=True, policy_gradient_weight=0.0, entropy_weight=weight, offline_loss_weight=0.0)
+    before = trainer.model.log_std.detach().clone()
+    take_steps(trainer, 8)
+    assert ((trainer.model.log_std.detach() - before) * sign > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"diffusion": "models.CCDiffusion"}, "diffusion must be one of 'models.DiffusionRL'"),
+        ({"loader": "datasets.Other"}, "loader must be one of 'datasets.VAESequenceDataset'"),
+        ({"evaluator": "utils.Other"}, "evaluator must be one of 'utils.MADEvaluator'"),
+        ({"vae_latent_dim": 0}, "vae_latent_dim must be > 0"),
+        ({"online_training": True, "rl_collect_steps": 3}, "not one chunk of actions would be executed"),
+        ({"online_training": True, "rl_update_freq": 9}, "some of what is collected is not used"),
+        ({"online_training": True, "sampler": "dpm_solver"}, "no step has a density"),
+        ({"prediction_type": "epsilon"}, "samples explode"),
+        ({"env_name": "Pendulum-v1"}, "recorded in Track-v0, and env_name is Pendulum-v1"),
+        ({"dataset": "none.h5"}, "there is no such file"),
+        ({"horizon": 25}, "the longest episode has 24 steps, and horizon is 25"),
+    ],
+)
+def test_what_cannot_work_is_refused(build: Build, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        build(**settings)
