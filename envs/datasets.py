@@ -12,7 +12,7 @@ from typing import Any
 from envs.d4rl import is_d4rl, read_d4rl
 from envs.episodes import EpisodeError, Episodes, open_episodes
 from envs.madiff import is_madiff, read_madiff
-from envs.minari import MAIN_FILE, find_minari, is_minari, read_minari
+from envs.minari import MAIN_FILE, METADATA_FILE, find_minari, is_minari, read_minari
 from envs.recipes import RECIPES, find_set_path
 from experiment.problems import suggest
 
@@ -67,6 +67,9 @@ def _read(path: Path, say: Say) -> Episodes:
                 return _read_hdf5(main, say)
         if is_madiff(path):
             return read_madiff(path, say)
+        for metadata in (path / "data" / METADATA_FILE, path / METADATA_FILE):
+            if metadata.exists():
+                raise EpisodeError(f"{metadata.parent}: no {MAIN_FILE}: only Minari's HDF5 layout can be read")
         raise EpisodeError(
             f"{path}: a folder without a data set: neither Minari's (data/{MAIN_FILE}) nor MADiff's arrays "
             "(obs.npy, ..., or seed_*_data/obs_0.npy, ...)"

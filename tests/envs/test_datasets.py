@@ -266,6 +266,30 @@ def test_minari_with_broken_metadata_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
+def test_minari_without_episodes_or_steps_is_refused(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path / "set", draw_episodes([2, 3]))
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        for name, rows in (("observations", 1), ("actions", 0), ("rewards", 0), ("terminations", 0)):
+            array = file["episode_0"][name][:rows]
+            del file["episode_0"][name]
+            file["episode_0"][name] = array
+    with pytest.raises(EpisodeError, match="one without a step"):
+        load(folder)
+    with h5py.File(folder / "data" / "main_data.hdf5", "w"):
+        pass
+    with pytest.raises(EpisodeError, match=r"it has: nothing"):
+        load(folder)
+
+
+def test_arrow_data_of_minari_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    folder = write_minari(tmp_path / "set-v0", draw_episodes([2, 3]))
+    (folder / "data" / "main_data.hdf5").unlink()
+    for name in ("minari:set-v0", str(folder)):
+        with pytest.raises(EpisodeError, match="only Minari's HDF5 layout can be read"):
+            load(name)
+
+
 # MADiff
 
 
@@ -367,6 +391,9 @@ def test_an_array_that_is_cut_short_or_holds_objects_is_refused(tmp_path: Path) 
     folder = write_npy(tmp_path, make_joint(draw_episodes([50, 30])))
     content = (folder / "actions.npy").read_bytes()
     (folder / "actions.npy").write_bytes(content[: len(content) // 2])
+    with pytest.raises(EpisodeError, match=r"actions\.npy: can't be read"):
+        load(folder)
+    (folder / "actions.npy").write_text("no array")
     with pytest.raises(EpisodeError, match=r"actions\.npy: can't be read"):
         load(folder)
     np.save(folder / "actions.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
