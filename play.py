@@ -98,8 +98,8 @@ def build_trained_policy(restored: Restored) -> Policy:
         SettingsError: its trainer has none that can act on its own.
     """
     from envs.record import Policy
-    from training.manifest import read_manifest
     from training.protocol import ActsInEnvironment
+    from training.resources import hash_state
 
     run, config, trainer, checkpoint = restored.run, restored.config, restored.trainer, restored.checkpoint
     if not isinstance(trainer, ActsInEnvironment):
@@ -112,8 +112,9 @@ def build_trained_policy(restored: Restored) -> Policy:
         "algorithm_name": config.algorithm_name,
         "config_sha256": hashlib.sha256(run.config_path.read_bytes()).hexdigest(),
         "checkpoint": checkpoint.path.stem,
-        "checkpoint_sha256": read_manifest(checkpoint.path).sha256,
         "step": checkpoint.step,
+        # Of the networks alone: a checkpoint also holds how long training took.
+        "weights_sha256": hash_state({name: dict(net.state_dict()) for name, net in trainer.components().items()}),
     }
     return Policy(config.env_name, config.env_kwargs, facts, lambda space, generator: trainer.begin_acting())
 

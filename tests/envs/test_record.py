@@ -115,6 +115,21 @@ def test_policies_meet_the_same_starts_whatever_they_draw() -> None:
     assert not np.array_equal(random.observations[1], noisy.observations[1])
 
 
+def test_noise_starts_and_what_a_policy_draws_share_no_stream() -> None:
+    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
+        return lambda obs: ActionScale(space).to_env(0.1 * generator.standard_normal(2))
+
+    def record(noise: float) -> Any:
+        policy = Policy("Count-v0", {}, {}, begin)
+        recorded = record_policy(policy, Amount(steps=50), noise, 0, lambda line: None)
+        return ActionScale(gym.spaces.Box(np.array([-2.0, 0.5]), np.array([6.0, 0.75]), dtype=np.float64)).to_normal(
+            recorded.actions[:, 0]
+        )
+
+    drawn, added = record(0.0), record(0.1) - record(0.0)
+    assert abs(np.corrcoef(drawn.reshape(-1), added.reshape(-1))[0, 1]) < 0.5
+
+
 def test_an_environment_gets_one_seed_in_its_life() -> None:
     record_policy(build_still_policy(), Amount(episodes=3), 0.0, 0, lambda line: None)
     # The checks of the environment come first, twice: before recording, and for its bounds.
