@@ -5,8 +5,7 @@ python play.py record --policy scripted:pendulum_energy --noise 0.3 -o noisy.h5
 python play.py record --policy logs/<exp_name>/<run folder> --steps 10000
 python play.py evaluate logs/<exp_name>/<run folder>
 python play.py info noisy.h5
-python play.py list
-python play.py make pendulum-noisy
+python play.py make pendulum-noisy    (`list` lists what can be made)
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import argparse
 import hashlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,33 +118,38 @@ def build_trained_policy(restored: Restored) -> Policy:
     return Policy(config.env_name, config.env_kwargs, facts, lambda space, generator: trainer.begin_acting())
 
 
+def build_untrained_policy(text: str, env_name: str | None, env_kwargs: Mapping[str, Any]) -> Policy | None:
+    """Give the policy `random` or `scripted:<name>`; None where the text names neither.
+
+    Raises:
+        SettingsError: no environment is named, or the controller isn't there or is another one's.
+    """
+    from envs.record import build_random_policy, build_scripted_policy
+
+    kind, colon, name = text.partition(":")
+    if text == "random":
+        if env_name is None:
+            raise SettingsError([Fault(("env",), "--policy random: say where, with --env Pendulum-v1 or the like")])
+        return build_random_policy(env_name, env_kwargs)
+    if kind == "scripted" and colon:
+        return build_scripted_policy(name, env_name, env_kwargs)
+    return None
+
+
 def open_policy(args: Namespace, stack: ExitStack) -> Policy:
     """Give the policy that `--policy` names, in the environment that it or `--env` names.
 
     Raises:
         SettingsError: there is no such policy, or it doesn't go with the environment.
     """
-    from envs.record import build_random_policy, build_scripted_policy
-
-    text, kwargs = args.policy, read_env_kwargs(args.env_kwargs)
-    kind, colon, name = text.partition(":")
-    if text == "random":
-        if args.env is None:
-            raise SettingsError([Fault(("env",), "--policy random: say where, with --env Pendulum-v1 or the like")])
-        return build_random_policy(args.env, kwargs)
-    if kind == "scripted" and colon:
-        return build_scripted_policy(name, args.env, kwargs)
-    folder = Path(text)
+    kwargs = read_env_kwargs(args.env_kwargs)
+    if (policy := build_untrained_policy(args.policy, args.env, kwargs)) is not None:
+        return policy
+    folder = Path(args.policy)
     if not folder.is_dir():
-        raise SettingsError(
-            [
-                Fault(
-                    ("policy",),
-                    f"--policy {text!r} is neither 'random', 'scripted:<name>' nor the folder of a run"
-                    f"{suggest(text, ['random', 'scripted:pendulum_energy'])}",
-                )
-            ]
-        )
+        known = suggest(args.policy, ["random", "scripted:pendulum_energy"])
+        message = f"--policy {args.policy!r} is neither 'random', 'scripted:<name>' nor the folder of a run{known}"
+        raise SettingsError([Fault(("policy",), message)])
     restored = restore_run(folder, args.checkpoint, args.device, stack)
     if kwargs or args.env not in (None, restored.config.env_name):
         message = f"{folder} was trained in {restored.config.env_name}, and brings its environment with its arguments"
@@ -270,9 +274,9 @@ def produce(name: str, recipe: Recipe) -> Episodes:
             run = load_single_run(settings, [], settings.parents[1], name)[1]
 
         def open_named(text: str) -> Policy:
-            if run is None or not text.startswith("trained:"):
-                args = Namespace(policy=text, env=recipe.env_name, env_kwargs=[])
-                return open_policy(args, stack)
+            if (policy := build_untrained_policy(text, recipe.env_name, {})) is not None:
+                return policy
+            assert run is not None, f"the recipe of {name} asks for {text} and trains nothing"
             which = "best" if text == BEST else choose_medium(run, recipe)
             return build_trained_policy(restore_run(run.folder, which, "cpu", stack))
 
