@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from envs.actions import ActionScale
 from envs.controllers import CONTROLLERS
 from envs.make import Env, SpaceSizes, describe_spaces, make_env
 from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
-from rl.actions import ActionScale
 from rl.buffers import Batch, ReplayBuffer
 from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer
@@ -190,6 +190,10 @@ class OffPolicyTrainer:
             EvaluationStopped: `should_stop` said so.
         """
         return evaluate_policy(self._make_env, self._act, seeds, should_stop)
+
+    def begin_acting(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """Give the policy without noise, from observations to actions in the environment's units; it holds no state."""
+        return self._act
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

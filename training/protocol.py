@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -112,4 +113,18 @@ class Trainer(Protocol):
 
     def close(self) -> None:
         """Let go of environments and files."""
+        ...
+
+
+@runtime_checkable
+class ActsInEnvironment(Protocol):
+    """A trainer whose policy can be taken out and put to work: to record episodes, or to be looked at."""
+
+    def begin_acting(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """Give the policy without noise, for one episode that begins now.
+
+        It is called with each observation in turn, as the environment gave it, and gives the action in the
+        environment's units. What it remembers of the episode (histories, planned actions) is its own; what it draws
+        comes from the global generators.
+        """
         ...

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from argparse import _SubParsersAction
 from pathlib import Path
 
+import play
+from envs.recipes import RECIPES
 from experiment.arguments import build_parser
 from rl.ddpg_config import DDPGConfig
 from rl.sac_config import SACConfig
@@ -32,6 +35,20 @@ FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",
     "--timeout", "--log-root", "--plain", "--no-report",
 }  # fmt: skip
+PLAY_FLAGS = {
+    "record": {
+        "-h", "--help", "--checkpoint", "--device", "--env", "--env-kwargs", "--policy", "--episodes", "--steps",
+        "--noise", "--seed", "-o", "--out", "--overwrite", "--imports",
+    },
+    "evaluate": {"-h", "--help", "--checkpoint", "--device", "--episodes"},
+    "info": {"-h", "--help"},
+    "list": {"-h", "--help"},
+    "make": {"-h", "--help"},
+}  # fmt: skip
+REFERENCE_SETS = {
+    "pendulum-noisy", "pendulum-expert", "pendulum-random", "hopper-medium", "hopper-random", "halfcheetah-medium",
+    "halfcheetah-random",
+}  # fmt: skip
 METRICS = {
     "step", "env_step", "wall_time", "train/critic_loss", "train/actor_loss", "train/n_updates", "rollout/ep_rew_mean",
     "rollout/ep_len_mean", "rollout/return_per_step", "time/fps", "eval/mean_reward", "eval/std_reward",
@@ -51,6 +68,23 @@ def test_keys_of_ddpg_td3_and_sac_are_there() -> None:
 
 def test_flags_of_the_runner_are_there() -> None:
     assert {flag for action in build_parser()._actions for flag in action.option_strings} == FLAGS
+
+
+def test_commands_and_flags_of_play_are_there() -> None:
+    (commands,) = (action for action in play.build_parser()._actions if isinstance(action, _SubParsersAction))
+    flags = {
+        name: {flag for action in command._actions for flag in action.option_strings}
+        for name, command in commands.choices.items()
+    }
+    assert flags == PLAY_FLAGS
+    page = (ROOT / "docs/episodes.md").read_text()
+    assert [flag for flag in flags["record"] - {"-h", "--help", "--out"} if f"`{flag}`" not in page] == []
+
+
+def test_reference_sets_are_there_and_explained() -> None:
+    assert set(RECIPES) == REFERENCE_SETS
+    page = (ROOT / "docs/episodes.md").read_text()
+    assert [name for name in RECIPES if f"`{name}`" not in page] == []
 
 
 def test_a_run_writes_its_metrics_and_lines_under_the_names_that_users_know(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rl.actions import ActionScale
+from envs.actions import ActionScale
 from rl.noise import ActionNoise, build_noise
 
 

@@ -1,4 +1,4 @@
-"""Between the agents' actions, which are always in [-1, 1], and an environment's own units."""
+"""Between policies' actions, which are always in [-1, 1], and an environment's own units."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ class ActionScale:
         self._centre = (low + high) / 2
         self._half = (high - low) / 2
 
-    def to_env(self, action: NDArray[np.float32]) -> NDArray[Any]:
+    def to_env(self, action: NDArray[np.floating[Any]]) -> NDArray[Any]:
         """Give an action in the environment's units and number type, never outside its bounds by rounding."""
         scaled: NDArray[Any] = (self._centre + self._half * action).astype(self.low.dtype)
         np.minimum(scaled, self.high, out=scaled)
         np.maximum(scaled, self.low, out=scaled)
         return scaled
+
+    def to_normal(self, action: NDArray[Any]) -> NDArray[np.float64]:
+        """Give an action of the environment's in [-1, 1], but for rounding."""
+        normal: NDArray[np.float64] = (np.asarray(action, dtype=np.float64) - self._centre) / self._half
+        return normal

@@ -1,0 +1,218 @@
+"""Recording episodes: a policy acts in an environment, with or without noise, and each frame is kept once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.actions import ActionScale
+from envs.controllers import CONTROLLERS
+from envs.episodes import EpisodeError, Episodes, Header, RecordedEpisode, gather_episodes
+from envs.make import Env, find_environment_faults, make_env
+from envs.recipes import Amount
+from experiment.problems import Fault, SettingsError, suggest
+
+Act: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""From an observation, as the environment gave it, to an action in the environment's units."""
+
+TOLD_PARTS = 10
+"""Recording tells so often how far it is."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who acts, and where.
+
+    Attributes:
+        env_name: where it acts.
+        env_kwargs: arguments of the environment.
+        facts: what a file of episodes says of it, as plain JSON.
+        begin: gives what acts in one episode, for the environment's action space and a generator to draw from.
+    """
+
+    env_name: str
+    env_kwargs: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    begin: Callable[[gym.spaces.Box, np.random.Generator], Act]
+
+
+def build_random_policy(env_name: str, env_kwargs: Mapping[str, Any]) -> Policy:
+    """Give the policy that draws uniformly from the bounds of the actions."""
+
+    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
+        scale = ActionScale(space)
+        return lambda obs: scale.to_env(generator.uniform(-1, 1, space.shape))
+
+    return Policy(env_name, env_kwargs, {"kind": "random"}, begin)
+
+
+def build_scripted_policy(name: str, env_name: str | None, env_kwargs: Mapping[str, Any]) -> Policy:
+    """Give the policy of a controller.
+
+    Args:
+        name: of `envs.controllers.CONTROLLERS`.
+        env_name: None stands for the environment that it controls.
+        env_kwargs: arguments of the environment.
+
+    Raises:
+        SettingsError: there is none of that name, or it controls another environment.
+    """
+    if name not in CONTROLLERS:
+        there = ", ".join(sorted(CONTROLLERS))
+        raise SettingsError(
+            [Fault(("policy",), f"no controller is called {name!r}{suggest(name, CONTROLLERS)}; there are: {there}")]
+        )
+    controlled, controller = CONTROLLERS[name]
+    if env_name not in (None, controlled):
+        raise SettingsError([Fault(("env",), f"{name} controls {controlled}, and the environment is {env_name}")])
+
+    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
+        scale = ActionScale(space)
+        return lambda obs: scale.to_env(controller(obs))
+
+    return Policy(controlled, env_kwargs, {"kind": "scripted", "name": name}, begin)
+
+
+def record_policy(policy: Policy, amount: Amount, noise: float, seed: int, say: Callable[[str], None]) -> Episodes:
+    """Record one policy and give its episodes, with it in their header.
+
+    Raises:
+        SettingsError: the environment isn't there, or isn't one for flat observations and bounded actions.
+        EpisodeError: the environment gave a number that isn't finite.
+    """
+    recorded = list(record_episodes(policy, amount, noise, seed, say))
+    return gather_episodes(make_header(policy, describe_acting(policy, noise, seed)), recorded)
+
+
+def describe_acting(policy: Policy, noise: float, seed: int) -> dict[str, Any]:
+    """Say who acted, with how much noise and from which seed, as plain JSON."""
+    return dict(policy.facts) | {"noise": noise, "seed": seed}
+
+
+def make_header(policy: Policy, facts: Mapping[str, Any]) -> Header:
+    """Give the header of episodes in a policy's environment, bounds from its action space.
+
+    Raises:
+        SettingsError: as `record_policy`.
+    """
+    space = read_action_space(policy)
+    low, high = (bound.astype(np.float32)[None] for bound in (space.low, space.high))
+    return Header(policy.env_name, dict(policy.env_kwargs), low, high, facts)
+
+
+def read_action_space(policy: Policy) -> gym.spaces.Box:
+    """Give the actions of a policy's environment.
+
+    Raises:
+        SettingsError: as `record_policy`.
+    """
+    env = _make_checked_env(policy)
+    space = env.action_space
+    env.close()
+    assert isinstance(space, gym.spaces.Box)
+    return space
+
+
+def record_episodes(
+    policy: Policy, amount: Amount, noise: float, seed: int, say: Callable[[str], None]
+) -> Iterator[RecordedEpisode]:
+    """Let a policy act, and give its episodes one by one.
+
+    Starts, what the policy draws, and noise come from three streams of one seed, so that policies meet equal starts.
+
+    Args:
+        policy: acts in an environment made for this.
+        amount: at least one of its limits is set.
+        noise: deviation of normal noise on each action, in normalised units; what leaves [-1, 1] is clipped.
+        seed: of all that is drawn.
+        say: told how far it is, in a few lines.
+
+    Raises:
+        SettingsError: as `record_policy`.
+    """
+    assert amount.episodes is not None or amount.steps is not None
+    env = _make_checked_env(policy)
+    starts, draws, noises = (np.random.default_rng([seed, stream]) for stream in range(3))
+    reset_seed: int | None = int(starts.integers(2**31))
+    progress = _Progress(amount, say)
+    try:
+        assert isinstance(env.action_space, gym.spaces.Box)
+        while not progress.is_over():
+            act = _add_noise(policy.begin(env.action_space, draws), env.action_space, noise, noises)
+            episode = _record_one(env, act, reset_seed, progress.steps_left())
+            reset_seed = None  # one seed for an environment's life, as in training
+            progress.count(episode)
+            yield episode
+    finally:
+        env.close()
+
+
+def _make_checked_env(policy: Policy) -> Env:
+    if faults := find_environment_faults(policy.env_name, policy.env_kwargs, continuous_actions=True):
+        raise SettingsError(faults)
+    return make_env(policy.env_name, policy.env_kwargs)
+
+
+def _add_noise(act: Act, space: gym.spaces.Box, noise: float, generator: np.random.Generator) -> Act:
+    if noise == 0:
+        return act
+    scale = ActionScale(space)
+
+    def act_noisily(obs: NDArray[Any]) -> NDArray[Any]:
+        action = scale.to_normal(act(obs)) + noise * generator.standard_normal(space.shape)
+        return scale.to_env(np.clip(action, -1, 1))
+
+    return act_noisily
+
+
+def _record_one(env: Env, act: Act, seed: int | None, most: float) -> RecordedEpisode:
+    """Record one episode of at most so many steps."""
+    obs, _ = env.reset(seed=seed)
+    frames = [np.array(obs, dtype=np.float32)]
+    actions: list[NDArray[np.float32]] = []
+    rewards: list[float] = []
+    over = terminated = False
+    while not over and len(actions) < most:
+        action = act(obs)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        frames.append(np.array(obs, dtype=np.float32))
+        actions.append(np.array(action, dtype=np.float32))
+        rewards.append(float(reward))
+        over = terminated or truncated
+    return RecordedEpisode(
+        np.stack(frames)[:, None], np.stack(actions)[:, None], np.array(rewards, dtype=np.float32)[:, None], terminated
+    )
+
+
+class _Progress:
+    """Counts what was recorded, and tells it at every tenth."""
+
+    def __init__(self, amount: Amount, say: Callable[[str], None]) -> None:
+        self._amount, self._say = amount, say
+        self._episodes, self._steps, self._told, self._returns = 0, 0, 0, 0.0
+
+    def is_over(self) -> bool:
+        return self._amount.part_done(self._episodes, self._steps) >= 1
+
+    def steps_left(self) -> float:
+        return math.inf if self._amount.steps is None else self._amount.steps - self._steps
+
+    def count(self, episode: RecordedEpisode) -> None:
+        episode_return = float(episode.rewards.sum(dtype=np.float64))
+        if not math.isfinite(episode_return) or not np.isfinite(episode.observations).all():
+            raise EpisodeError(f"episode {self._episodes}: the environment gave a number that isn't finite")
+        self._episodes += 1
+        self._steps += len(episode.actions)
+        self._returns += episode_return
+        part = int(TOLD_PARTS * self._amount.part_done(self._episodes, self._steps))
+        if part > self._told:
+            self._told = part
+            self._say(
+                f"{self._episodes:,} episodes, {self._steps:,} steps, mean return {self._returns / self._episodes:.1f}"
+            )
