@@ -33,9 +33,20 @@ if TYPE_CHECKING:
     import torch
 
 TRAINERS = {
+    "bc": TrainerEntry(
+        "rl.offline.bc_config:BCConfig", "rl.offline.bc:build_trainer", "rl.offline.bc:count_parameters"
+    ),
     "ddpg": TrainerEntry("rl.ddpg_config:DDPGConfig", "rl.ddpg:build_trainer", "rl.ddpg:count_parameters"),
+    "iql": TrainerEntry(
+        "rl.offline.iql_config:IQLConfig", "rl.offline.iql:build_trainer", "rl.offline.iql:count_parameters"
+    ),
     "sac": TrainerEntry("rl.sac_config:SACConfig", "rl.sac:build_trainer", "rl.sac:count_parameters"),
     "td3": TrainerEntry("rl.td3_config:TD3Config", "rl.td3:build_trainer", "rl.td3:count_parameters"),
+    "td3_bc": TrainerEntry(
+        "rl.offline.td3_bc_config:TD3BCConfig",
+        "rl.offline.td3_bc:build_trainer",
+        "rl.offline.td3_bc:count_parameters",
+    ),
     "vae_diffusion_rl": TrainerEntry(
         "diffuser.config:DiffusionRLConfig", "diffuser.components:build_trainer", "diffuser.components:count_parameters"
     ),

@@ -73,7 +73,7 @@ def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tup
     """Give learning curves and final returns for each comparison, and say which were left out and why."""
     pictures: list[Picture] = []
     left_out = describe_gaps(data)
-    points = collect_points(data)
+    points, acting = collect_points(data), find_acting(data)
     for comparison in comparisons:
         for task in dict.fromkeys(result.arm.task for result in comparison.results):
             results = [result for result in comparison.results if result.arm.task == task]
@@ -82,7 +82,7 @@ def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tup
             name, title = comparison.name.removeprefix(FIRST), comparison.title.removeprefix("Returns")
             if len(results) > MAX_ARMS:
                 left_out.append(f"Learning curves{title}{where}: {len(results)} arms are too many for one figure.")
-            elif picture := _draw_curves(comparison, results, points, f"learning_curves{name}{suffix}"):
+            elif picture := _draw_curves(comparison, results, points, acting, f"learning_curves{name}{suffix}"):
                 pictures.append(picture)
             else:
                 left_out.append(f"Learning curves{title}{where}: no finished run has rows of {CURVE}.")
@@ -94,15 +94,32 @@ def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tup
 
 
 def collect_points(data: ExperimentData) -> dict[str, dict[int, float]]:
-    """Give the finite evaluation returns of each run that counts by environment step; the last one of a step counts."""
+    """Give the finite evaluation returns of each run that counts by environment step; the last one of a step counts.
+
+    Runs that learn from a data set take no step in an environment: theirs are by training step.
+    """
     points: dict[str, dict[int, float]] = {}
     if CURVE not in data.metrics:
         return points
     counted = set(data.unique_runs.loc[is_counted(data.unique_runs), "id"])
     rows = data.metrics[np.isfinite(data.metrics[CURVE]) & data.metrics["id"].isin(counted)]
-    for run_id, env_step, value in zip(rows["id"], rows["env_step"].tolist(), rows[CURVE].tolist(), strict=True):
-        points.setdefault(run_id, {})[env_step] = value
+    acts = rows["id"].isin(find_acting(data))
+    steps = rows["env_step"].where(acts, rows["step"])
+    for run_id, step, value in zip(rows["id"], steps.tolist(), rows[CURVE].tolist(), strict=True):
+        points.setdefault(run_id, {})[step] = value
     return points
+
+
+def find_acting(data: ExperimentData) -> set[str]:
+    """Give the ids of the runs that took steps in an environment while they trained."""
+    return set(data.metrics.loc[data.metrics["env_step"] > 0, "id"])
+
+
+def name_steps(acting: set[str], run_ids: set[str]) -> str:
+    """Say what the steps of some runs' curves are."""
+    if run_ids <= acting:
+        return "Environment steps"
+    return "Environment steps, or training steps where none were taken" if run_ids & acting else "Training steps"
 
 
 def align_curve(arm: Arm, points: Mapping[str, Mapping[int, float]]) -> Curve | None:
@@ -138,29 +155,34 @@ def compute_band(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _draw_curves(
-    comparison: Comparison, results: Sequence[ArmResult], points: Mapping[str, Mapping[int, float]], name: str
+    comparison: Comparison,
+    results: Sequence[ArmResult],
+    points: Mapping[str, Mapping[int, float]],
+    acting: set[str],
+    name: str,
 ) -> Picture | None:
     curves = [align_curve(result.arm, points) for result in results]
     if not any(curves):
         return None
+    shown = [result.arm for result, curve in zip(results, curves, strict=True) if curve is not None]
+    run_ids = tuple(run_id for arm in shown for run_id in arm.counted["id"])
     with plain_style():
         figure = Figure(figsize=(_COLUMN_INCHES, 2.9 + 0.19 * len(results)), layout="constrained")
         axes = figure.add_subplot()
         for number, (result, curve) in enumerate(zip(results, curves, strict=True)):
             _draw_curve(axes, number, f"{_name(result.arm)} ({_count(result)})", curve)
-        axes.set_xlabel("Environment steps")
+        axes.set_xlabel(name_steps(acting, set(run_ids)))
         axes.set_ylabel("Return per evaluation episode")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         title = ", ".join(comparison.keys) or None
         figure.legend(loc="outside lower center", title=title, handlelength=2.2, labelspacing=0.3)
         png = to_png(figure)
-    shown = [result.arm for result, curve in zip(results, curves, strict=True) if curve is not None]
     where = f" on {', '.join(shown[0].task)}" if shown[0].task else ""
     return Picture(
         name,
         f"Learning curves{comparison.title.removeprefix('Returns')}{where}",
         png,
-        tuple(run_id for arm in shown for run_id in arm.counted["id"]),
+        run_ids,
         (
             "Thick: interquartile mean over finished runs, with its 95 % interval. Thin: single runs. "
             "Drawn at the steps that all runs of an arm have, on the selection seeds.",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,31 @@ def load_dataset(dataset: str, say: Say) -> Episodes:
             _make(dataset, say)
         return open_episodes(path)
     return _read(find_dataset(dataset), say)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What can be said of a data set without making it.
+
+    Attributes:
+        env_name: where its episodes come from; empty where nothing says it.
+        episodes: checked; None where they are still to be made.
+    """
+
+    env_name: str
+    episodes: Episodes | None
+
+
+def describe_dataset(dataset: str) -> DatasetFacts:
+    """Say what is known of a data set before a run uses it; nothing is made, recorded or written for this.
+
+    Raises:
+        EpisodeError: it isn't there, or can't be used.
+    """
+    if dataset in RECIPES and not find_set_path(dataset).exists():
+        return DatasetFacts(RECIPES[dataset].env_name, None)
+    episodes = load_dataset(dataset, lambda line: None)
+    return DatasetFacts(episodes.header.env_name, episodes)
 
 
 def find_dataset(dataset: str) -> Path:

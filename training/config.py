@@ -46,6 +46,9 @@ OTHER_NAMES = {
     "exploration_noise": "noise_std",
     "polyak": "tau",
     "grad_clip": "max_grad_norm",
+    "alpha": "q_weight",
+    "beta": "temperature",
+    "dataset_name": "dataset",
 }
 """What users of other libraries call our keys."""
 

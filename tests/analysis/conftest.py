@@ -75,11 +75,12 @@ class FakeExperiment:
         attempts: int = 1,
         machine: float = 1.0,
         code_version: str = "c0de",
+        acts: bool = True,
         **summary: Any,
     ) -> None:
-        """Give a run that is DONE. `machine` changes only what depends on the machine."""
+        """Give a run that is DONE. `machine` changes only what depends on the machine; offline ones never act."""
         self.start(run, attempts, code_version)
-        self.write_metrics(run, curve, train, machine)
+        self.write_metrics(run, curve, train, machine, acts)
         whole = {
             "final_eval": {
                 "mean": final,
@@ -108,12 +109,17 @@ class FakeExperiment:
         self.end(run, attempts, "ok", 0)
 
     def write_metrics(
-        self, run: Run, curve: Sequence[float | str], train: float | str = -300.0, machine: float = 1.0
+        self,
+        run: Run,
+        curve: Sequence[float | str],
+        train: float | str = -300.0,
+        machine: float = 1.0,
+        acts: bool = True,
     ) -> None:
         """Write a training row and an evaluation row for each value of a curve, 1,000 steps apart."""
         rows: list[dict[str, Any]] = []
         for number, value in enumerate(curve, start=1):
-            place = {"step": 1000 * number, "env_step": 1000 * number, "wall_time": 3.5 * number * machine}
+            place = {"step": 1000 * number, "env_step": 1000 * number * acts, "wall_time": 3.5 * number * machine}
             rows.append(place | {"train/critic_loss": 0.5, "rollout/ep_rew_mean": train, "time/fps": 300.0 * machine})
             rows.append(place | {"eval/mean_reward": value, "eval/std_reward": 80.0, "eval/mean_ep_length": 200.0})
         run.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))

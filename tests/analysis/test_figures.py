@@ -9,7 +9,16 @@ import pytest
 
 from analysis import load_runs
 from analysis.arms import compare_arms
-from analysis.figures import Curve, Picture, align_curve, collect_points, compute_band, draw_figures
+from analysis.figures import (
+    Curve,
+    Picture,
+    align_curve,
+    collect_points,
+    compute_band,
+    draw_figures,
+    find_acting,
+    name_steps,
+)
 from analysis.statistics import stratified_bootstrap_interval
 
 
@@ -44,6 +53,19 @@ def test_a_users_own_style_changes_nothing_and_is_left_alone(finished_sweep: Pat
     with mpl.rc_context({"font.size": 30.0, "axes.facecolor": "red"}):
         assert [picture.png for picture in draw(finished_sweep)[0]] == [picture.png for picture in plain]
         assert mpl.rcParams["font.size"] == 30.0
+
+
+def test_the_curve_of_runs_that_never_act_is_by_training_step(experiment: Any) -> None:
+    acting, offline = experiment.add({"seed": 1}), experiment.add({"seed": 2})
+    experiment.finish(acting, curve=[-3.0, -2.0])
+    experiment.finish(offline, curve=[-5.0, -4.0, -3.0], acts=False)
+    data = load_runs(experiment.folder)
+    points = collect_points(data)
+    assert points == {acting.id: {1000: -3.0, 2000: -2.0}, offline.id: {1000: -5.0, 2000: -4.0, 3000: -3.0}}
+    assert find_acting(data) == {acting.id}
+    names = [name_steps({acting.id}, ids) for ids in ({acting.id}, {offline.id}, {acting.id, offline.id})]
+    assert names[:2] == ["Environment steps", "Training steps"]
+    assert names[2] == "Environment steps, or training steps where none were taken"
 
 
 def test_a_curve_has_only_steps_that_all_finished_runs_have(experiment: Any) -> None:

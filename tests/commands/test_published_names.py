@@ -11,6 +11,9 @@ import play
 from envs.recipes import RECIPES
 from experiment.arguments import build_parser
 from rl.ddpg_config import DDPGConfig
+from rl.offline.bc_config import BCConfig
+from rl.offline.iql_config import IQLConfig
+from rl.offline.td3_bc_config import TD3BCConfig
 from rl.sac_config import SACConfig
 from rl.td3_config import TD3Config
 from training.config import TrainerConfig
@@ -31,6 +34,9 @@ TD3_KEYS = DDPG_KEYS | {"target_noise_std", "target_noise_clip", "policy_delay"}
 SAC_KEYS = DDPG_KEYS - {"noise_type", "noise_std", "ou_theta"} | {
     "temperature", "temperature_learning_rate", "target_entropy",
 }  # fmt: skip
+BC_KEYS = {"dataset", "learning_rate", "hidden_dims", "normalize_obs"}
+TD3_BC_KEYS = BC_KEYS | {"discount", "tau", "q_weight", "target_noise_std", "target_noise_clip", "policy_delay"}
+IQL_KEYS = BC_KEYS | {"discount", "tau", "expectile", "temperature", "normalize_reward"}
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",
     "--timeout", "--log-root", "--plain", "--no-report",
@@ -64,6 +70,12 @@ def test_keys_of_ddpg_td3_and_sac_are_there() -> None:
     assert set(DDPGConfig.model_fields) - COMMON_KEYS == DDPG_KEYS
     assert set(TD3Config.model_fields) - COMMON_KEYS == TD3_KEYS
     assert set(SACConfig.model_fields) - COMMON_KEYS == SAC_KEYS
+
+
+def test_keys_of_the_offline_baselines_are_there() -> None:
+    assert set(BCConfig.model_fields) - COMMON_KEYS == BC_KEYS
+    assert set(TD3BCConfig.model_fields) - COMMON_KEYS == TD3_BC_KEYS
+    assert set(IQLConfig.model_fields) - COMMON_KEYS == IQL_KEYS
 
 
 def test_flags_of_the_runner_are_there() -> None:
@@ -128,3 +140,5 @@ def test_every_key_is_explained() -> None:
     for name, keys in (("td3", TD3_KEYS), ("sac", SAC_KEYS)):
         page = (ROOT / f"docs/{name}.md").read_text()
         assert [key for key in keys - DDPG_KEYS if f"| `{key}`" not in page] == []
+    page = (ROOT / "docs/offline.md").read_text()
+    assert [key for key in BC_KEYS | TD3_BC_KEYS | IQL_KEYS if f"| `{key}`" not in page] == []

@@ -101,7 +101,7 @@ def test_the_published_example_is_read_and_its_missing_trainer_is_named(tmp_path
     answer = run(tmp_path, "-e", "example.yaml", "-g", "0", expect=2)
     assert answer.stderr.startswith("example.yaml:4:14: ")
     assert "'vae_diffusion_rl'" in answer.stderr
-    assert "trainers here: ddpg" in answer.stderr
+    assert "trainers here: bc, ddpg" in answer.stderr
     assert not (tmp_path / "logs").exists()
 
 
