@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffuser.datasets.batch import History
 from diffuser.datasets.normalization import ActionScale, ObsNormalizer
+from diffuser.models.diffusion_rl import DiffusionRL
 from envs.make import Env
 from envs.snapshot import Snapshot, restore_snapshot
 from training.protocol import Episode, EvaluationStopped
@@ -38,12 +39,83 @@ class ChunkOutcome:
     fault: str
 
 
+class RunningHistory:
+    """What one policy has seen and done in an episode, one row of `History`'s.
+
+    Args:
+        normalizer: of observations.
+        action_dim: numbers in an action.
+        history_horizon: observations in a history.
+    """
+
+    TRANSIENT: ClassVar = ("_normalizer",)
+
+    def __init__(self, normalizer: ObsNormalizer, action_dim: int, history_horizon: int) -> None:
+        self._normalizer = normalizer
+        self.obs: Floats = np.zeros((history_horizon, 1, normalizer.shift.shape[-1]), np.float32)
+        self.action: Floats = np.zeros((history_horizon, 1, action_dim), np.float32)
+        self.mask: NDArray[np.bool_] = np.zeros(history_horizon, np.bool_)
+
+    def begin(self) -> None:
+        """Forget the episode before."""
+        self.obs[:], self.action[:], self.mask[:] = 0, 0, False
+
+    def add(self, raw_obs: NDArray[Any], action: Floats | None) -> None:
+        """Move on by one observation and the action before it, (1, action_dim) in [-1, 1]; None at the beginning."""
+        for part in (self.obs, self.action, self.mask):
+            part[:-1] = part[1:]
+        self.obs[-1] = self._normalizer.apply(np.asarray(raw_obs, np.float32)[None])
+        self.action[-1] = 0 if action is None else action
+        self.mask[-1] = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give copies of all parts."""
+        return {"obs": self.obs.copy(), "action": self.action.copy(), "mask": self.mask.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.obs, self.action = (np.array(state[name], np.float32) for name in ("obs", "action"))
+        self.mask = np.array(state["mask"], np.bool_)
+
+
+class ChunkPolicy:
+    """A policy that plans a chunk and executes it, observation by observation; draws from torch's global generator.
+
+    Args:
+        model: decides.
+        normalizer: of observations.
+        action_scale: of actions.
+        history_horizon: observations in a history.
+    """
+
+    def __init__(
+        self, model: DiffusionRL, normalizer: ObsNormalizer, action_scale: ActionScale, history_horizon: int
+    ) -> None:
+        self._model = model
+        self._scale = action_scale
+        self._history = RunningHistory(normalizer, action_scale.low.shape[-1], history_horizon)
+        self._planned: list[Floats] = []
+        self._last: Floats | None = None
+
+    def __call__(self, raw_obs: NDArray[Any]) -> NDArray[Any]:
+        """Give the action, in the environment's units, that answers the episode's next observation."""
+        self._history.add(raw_obs, self._last)
+        if not self._planned:
+            device = self._model.log_std.device
+            history = stack_histories([self._history], device)
+            chunk = self._model.act(history, generator=torch.default_generator)[0].cpu().numpy()
+            self._planned = list(chunk)
+        self._last = self._planned.pop(0)
+        action: NDArray[np.float32] = self._scale.to_env(self._last)[0]
+        return action
+
+
 class World:
     """One environment with one agent, and the history that its policy sees.
 
     Attributes:
         env: the environment.
-        obs, action, mask: the history, one row of `History`'s.
+        history: of the episode.
         is_over: an episode has to be begun before the next chunk.
         needs_seed: the environment has never been given a start of ours.
 
@@ -55,7 +127,7 @@ class World:
         name: says which one it is in messages.
     """
 
-    TRANSIENT: ClassVar = ("env", "_make_env", "_normalizer", "_scale", "_name")
+    TRANSIENT: ClassVar = ("env", "_make_env", "_scale", "_name")
 
     def __init__(
         self,
@@ -67,13 +139,9 @@ class World:
     ) -> None:
         self.env = make_env()
         self._make_env = make_env
-        self._normalizer = normalizer
         self._scale = action_scale
         self._name = name
-        obs_dim, action_dim = normalizer.shift.shape[-1], action_scale.low.shape[-1]
-        self.obs: Floats = np.zeros((history_horizon, 1, obs_dim), np.float32)
-        self.action: Floats = np.zeros((history_horizon, 1, action_dim), np.float32)
-        self.mask: NDArray[np.bool_] = np.zeros(history_horizon, np.bool_)
+        self.history = RunningHistory(normalizer, action_scale.low.shape[-1], history_horizon)
         self.is_over = True
         self.needs_seed = True
         self.episodes_begun = 0
@@ -83,19 +151,11 @@ class World:
     def begin_episode(self, seed: int | None) -> None:
         """Reset the environment; None lets it draw its own start, as it can after one that was given."""
         obs, _ = self.env.reset(seed=seed)
-        self.obs[:], self.action[:], self.mask[:] = 0, 0, False
+        self.history.begin()
         self.episodes_begun += 1
         self.episode_return, self.episode_length = 0.0, 0
         self.is_over = self.needs_seed = False
-        self._remember(obs, None)
-
-    def _remember(self, raw_obs: NDArray[Any], action: Floats | None) -> None:
-        """Move the history on by one observation and the action before it."""
-        for part in (self.obs, self.action, self.mask):
-            part[:-1] = part[1:]
-        self.obs[-1] = self._normalizer.apply(np.asarray(raw_obs, np.float32)[None])
-        self.action[-1] = 0 if action is None else action
-        self.mask[-1] = True
+        self.history.add(obs, None)
 
     def execute(self, chunk: Floats, should_stop: Callable[[], bool] | None = None) -> ChunkOutcome:
         """Take a chunk's actions, (horizon, 1, action_dim) in [-1, 1], one after the other, until the episode ends.
@@ -115,7 +175,7 @@ class World:
             rewards.append(reward)
             self.episode_return += reward
             self.episode_length += 1
-            self._remember(raw_obs, action)
+            self.history.add(raw_obs, action)
             fault = self._find_fault(reward)
             if terminated or truncated or fault:
                 self.is_over = True
@@ -124,7 +184,7 @@ class World:
         return ChunkOutcome(tuple(rewards), False, False, None, "")
 
     def _find_fault(self, reward: float) -> str:
-        if np.isfinite(reward) and np.isfinite(self.obs[-1]).all():
+        if np.isfinite(reward) and np.isfinite(self.history.obs[-1]).all():
             return ""
         what = "an observation" if np.isfinite(reward) else f"reward {reward}"
         return f"{what} of {self._name} in its episode {self.episodes_begun}, step {self.episode_length}"
@@ -132,9 +192,7 @@ class World:
     def state_dict(self) -> dict[str, Any]:
         """Give history and episode; the environment's own state is saved beside it."""
         return {
-            "obs": self.obs.copy(),
-            "action": self.action.copy(),
-            "mask": self.mask.copy(),
+            "history": self.history.state_dict(),
             "is_over": self.is_over,
             "needs_seed": self.needs_seed,
             "episodes_begun": self.episodes_begun,
@@ -151,14 +209,13 @@ class World:
             self.is_over = self.needs_seed = True
             return
         restore_snapshot(self.env, snapshot)
-        self.obs, self.action = (np.array(state[name], np.float32) for name in ("obs", "action"))
-        self.mask = np.array(state["mask"], np.bool_)
+        self.history.load_state_dict(state["history"])
         self.is_over, self.needs_seed = state["is_over"], state["needs_seed"]
         self.episode_return, self.episode_length = state["episode_return"], state["episode_length"]
 
 
-def stack_histories(worlds: Sequence[World], device: torch.device) -> History:
-    """Give the histories of several worlds as a batch, in memory of its own."""
-    parts = (np.stack([getattr(world, name) for world in worlds]) for name in ("obs", "action", "mask"))
+def stack_histories(histories: Sequence[RunningHistory], device: torch.device) -> History:
+    """Give several histories as a batch, in memory of its own."""
+    parts = (np.stack([getattr(history, name) for history in histories]) for name in ("obs", "action", "mask"))
     obs, action, mask = (torch.from_numpy(part).to(device) for part in parts)
     return History(obs, action, mask)

@@ -96,7 +96,7 @@ class MADEvaluator:
         noise = draw_noise(model, [generator for _, generator in running.values()])
         worlds = [world for world, _ in running.values()]
         with torch.no_grad():
-            history = stack_histories(worlds, noise.device)
+            history = stack_histories([world.history for world in worlds], noise.device)
             c = model.encode_history(history.obs, history.action, history.mask)
             chunks: NDArray[Any] = model.decode(model.run_chain(c, noise)[:, -1]).cpu().numpy()
         for world, chunk in zip(worlds, chunks, strict=True):

@@ -140,7 +140,7 @@ class OnlineOfflineTrainer(Trainer):
         return self._record(c, chain, log_prob, outcomes), outcomes
 
     def _encode(self) -> Tensor:
-        history = stack_histories(self._worlds, self._device)
+        history = stack_histories([world.history for world in self._worlds], self._device)
         with torch.no_grad():
             return self.model.encode_history(history.obs, history.action, history.mask)
 

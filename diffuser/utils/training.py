@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffuser.config import DiffusionRLConfig
 from diffuser.datasets.sequence import VAESequenceDataset, WindowSampler, check_fit
 from diffuser.models.diffusion_rl import DiffusionRL, ModelSizes
 from diffuser.utils.evaluator import MADEvaluator
+from diffuser.worlds import ChunkPolicy
 from envs.datasets import load_dataset
 from envs.episodes import EpisodeError
 from envs.make import Env, make_env
@@ -24,7 +26,7 @@ from training.adam import Adam, clip_gradients, measure_length
 from training.gate import GradientGate
 from training.protocol import Evaluation, StepResult, Treatment
 from training.seeding import derive_seed
-from training.vitals import MEASURE_EVERY, Metrics, Vitals
+from training.vitals import Metrics, Vitals, is_measured
 
 
 def say(line: str) -> None:
@@ -145,7 +147,7 @@ class Trainer:
     def _descend(self, name: str, optimizer: Adam, gradients: list[Tensor]) -> Vitals:
         """Take an optimizer step, and give what the guard wants to know in some of them."""
         vitals: Vitals = {}
-        if (self._steps - 1) % MEASURE_EVERY == 0:
+        if is_measured(self._steps - 1):
             vitals[f"weights/{name}"] = measure_length([parameter.detach() for parameter in optimizer.parameters])
         if self.config.max_grad_norm > 0:
             length = clip_gradients(gradients, self.config.max_grad_norm)
@@ -169,6 +171,11 @@ class Trainer:
             EvaluationStopped: `should_stop` said so.
         """
         return self.evaluator.evaluate(self.average, seeds, should_stop)
+
+    def begin_acting(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """Give the averaged policy for one episode that begins now; see `training.protocol.ActsInEnvironment`."""
+        dataset = self.dataset
+        return ChunkPolicy(self.average, dataset.normalizer, dataset.action_scale, self.config.history_horizon)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, the slow copy left out."""

@@ -21,7 +21,7 @@ from rl.offline.offline import OfflineTrainer, act_on_device, find_sizes, load_p
 from training.adam import Adam
 from training.gate import GradientGate
 from training.seeding import derive_seed
-from training.vitals import Metrics, Vitals, descend_measured
+from training.vitals import Metrics, Vitals, descend_measured, note_skips
 
 
 def build_trainer(config: BCConfig, device: torch.device) -> OfflineTrainer:
@@ -80,6 +80,7 @@ class BCAgent:
         """
         loss, metrics = actor_loss(self.actor, batch)
         descend_measured(loss, "actor", self.actor_optimizer, 0.0, metrics, vitals)
+        note_skips([self.actor_optimizer], vitals)
         return metrics
 
     def scale_learning_rates(self, factor: float) -> None:

@@ -24,7 +24,7 @@ from rl.vitals import measure_critic
 from training.adam import Adam
 from training.gate import GradientGate
 from training.seeding import derive_seed
-from training.vitals import Metrics, Vitals, descend_measured
+from training.vitals import Metrics, Vitals, descend_measured, note_skips
 
 MAX_WEIGHT = 100.0
 """No transition counts more than this many times in the policy's loss (the paper's code)."""
@@ -196,6 +196,7 @@ class IQLAgent:
         with torch.no_grad():
             torch._foreach_lerp_(self._targets, self._online, config.tau)
         self._updates += 1
+        note_skips([self.value_optimizer, self.actor_optimizer, self.critic_optimizer], vitals)
         return metrics | actor_metrics | critic_metrics
 
     def _decay(self) -> float:

@@ -26,7 +26,7 @@ from training.adam import Adam
 from training.evaluation import evaluate_policy
 from training.protocol import Evaluation, StepResult, Treatment
 from training.seeding import spawn_generator
-from training.vitals import MEASURE_EVERY, Metrics, Vitals
+from training.vitals import Metrics, Vitals, is_measured
 
 Config = TypeVar("Config", bound=OfflineConfig)
 EPSILON = 1e-3
@@ -201,7 +201,7 @@ class OfflineTrainer:
         """Learn from one batch; in some updates, the first among them, vitals are measured too."""
         batch = self._transitions.gather(self._generator.integers(0, len(self._transitions), self._batch_size))
         vitals: Vitals = {}
-        measured = self._updates % MEASURE_EVERY == 0
+        measured = is_measured(self._updates)
         self._updates += 1
         metrics = self.agent.update(batch, vitals if measured else None)
         return StepResult(metrics, env_steps=0, updates=1, vitals=vitals)

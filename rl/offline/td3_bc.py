@@ -24,7 +24,7 @@ from rl.vitals import measure_when_passed_back
 from training.adam import Adam
 from training.gate import GradientGate
 from training.seeding import derive_seed
-from training.vitals import Metrics, Vitals, descend_measured
+from training.vitals import Metrics, Vitals, descend_measured, note_skips
 
 
 def build_trainer(config: TD3BCConfig, device: torch.device) -> OfflineTrainer:
@@ -126,6 +126,7 @@ class TD3BCAgent:
             descend_measured(loss, "actor", self.actor_optimizer, 0.0, metrics, vitals)
             with torch.no_grad():
                 torch._foreach_lerp_(self._targets, self._online, config.tau)
+        note_skips([self.actor_optimizer, self.critic_optimizer], vitals)
         return metrics
 
     def _draw_smoothing(self, batch: Batch) -> Tensor:

@@ -8,6 +8,7 @@ from argparse import _SubParsersAction
 from pathlib import Path
 
 import play
+from diffuser.config import DiffusionRLConfig
 from envs.recipes import RECIPES
 from experiment.arguments import build_parser
 from rl.ddpg_config import DDPGConfig
@@ -37,6 +38,15 @@ SAC_KEYS = DDPG_KEYS - {"noise_type", "noise_std", "ou_theta"} | {
 BC_KEYS = {"dataset", "learning_rate", "hidden_dims", "normalize_obs"}
 TD3_BC_KEYS = BC_KEYS | {"discount", "tau", "q_weight", "target_noise_std", "target_noise_clip", "policy_delay"}
 IQL_KEYS = BC_KEYS | {"discount", "tau", "expectile", "temperature", "normalize_reward"}
+DIFFUSION_KEYS = {
+    "diffusion", "loader", "evaluator", "dataset", "horizon", "history_horizon", "obs_normalizer", "vae_latent_dim",
+    "trajectory_latent_dim", "vae_weight", "vae_kl_weight", "hidden_dims", "denoiser", "denoiser_hidden_dims",
+    "unet_channels", "num_diffusion_steps", "num_sampling_steps", "sampler", "beta_schedule", "prediction_type", "eta",
+    "clip_range", "learning_rate", "max_grad_norm", "ema_decay", "gradient_accumulation", "online_training",
+    "use_value_function", "rl_learning_rate", "policy_gradient_weight", "value_function_weight", "entropy_weight",
+    "offline_loss_weight", "rl_warmup_steps", "rl_collect_freq", "rl_collect_steps", "rl_update_freq", "rl_batch_size",
+    "rl_clip_range", "rl_target_kl", "rl_tuned_steps", "discount", "gae_lambda", "denoising_discount",
+}  # fmt: skip
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",
     "--timeout", "--log-root", "--plain", "--no-report",
@@ -76,6 +86,25 @@ def test_keys_of_the_offline_baselines_are_there() -> None:
     assert set(BCConfig.model_fields) - COMMON_KEYS == BC_KEYS
     assert set(TD3BCConfig.model_fields) - COMMON_KEYS == TD3_BC_KEYS
     assert set(IQLConfig.model_fields) - COMMON_KEYS == IQL_KEYS
+
+
+def test_keys_of_the_diffusion_agent_are_there_and_explained() -> None:
+    assert set(DiffusionRLConfig.model_fields) - COMMON_KEYS == DIFFUSION_KEYS
+    page = (ROOT / "docs/diffusion.md").read_text()
+    assert [key for key in DIFFUSION_KEYS if f"| `{key}`" not in page] == []
+
+
+def test_names_of_the_guide_to_diffusion_agents_can_be_imported() -> None:
+    from diffuser.datasets.sequence import VAESequenceDataset
+    from diffuser.models.diffusion_rl import DiffusionRL
+    from diffuser.utils.evaluator import MADEvaluator
+    from diffuser.utils.rl_trainer import OfflineRLTrainer
+    from diffuser.utils.training import Trainer
+
+    assert {part.__name__ for part in (VAESequenceDataset, DiffusionRL, MADEvaluator, Trainer)} == {
+        "VAESequenceDataset", "DiffusionRL", "MADEvaluator", "Trainer",
+    }  # fmt: skip
+    assert issubclass(OfflineRLTrainer, Trainer)
 
 
 def test_flags_of_the_runner_are_there() -> None:
