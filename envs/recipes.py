@@ -136,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
         "TD3 at half of what it reaches, with noise: half at deviation 0.1, half at 0.3",
         "HalfCheetah-v5",
         _MEDIUM,
-        _UNSEEN,
+        "about 10 minutes on one core (560 s of CPU time in training and 37 s in recording, AMD EPYC)",
         expert=BEST,
         training=_TD3 | {"learning_starts": 10_000},
     ),
