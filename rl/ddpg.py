@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam
+from rl.adam import Adam, forget_lengths
 from rl.buffers import Batch
 from rl.ddpg_config import DDPGConfig
 from rl.fast_ddpg import FastUpdate
@@ -225,6 +225,10 @@ class DDPGAgent:
         """Take a multiple of the learning rates in the config."""
         for optimizer in self._list_optimizers():
             optimizer.scale_learning_rate(factor)
+
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before; see `rl.gate`."""
+        forget_lengths(self._list_optimizers())
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

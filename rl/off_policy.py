@@ -69,6 +69,10 @@ class Agent(Protocol):
         """Take a multiple of the learning rates in the config."""
         ...
 
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before: they were of another scale."""
+        ...
+
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         ...
@@ -164,6 +168,7 @@ class OffPolicyTrainer:
         )
         self._env_steps = 0
         self._updates = 0
+        self._rewarded = False
         self._batch_size = config.batch_size
 
     def train_step(self) -> StepResult:
@@ -267,6 +272,10 @@ class OffPolicyTrainer:
             rewards.append(reward)
             if episode is not None:
                 episodes.append(self._hold_against_prediction(slot, episode, next_obs))
+        if not self._rewarded and any(rewards):
+            # Until now values had no scale but the one that networks began with.
+            self._rewarded = True
+            self.agent.forget_gradients()
         if self._obs_normalizer is not None:
             self._obs_normalizer.add(stacked)
         if self._reward_normalizer is not None:
@@ -325,6 +334,7 @@ class OffPolicyTrainer:
             "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
             "env_steps": self._env_steps,
             "updates": self._updates,
+            "rewarded": self._rewarded,
         }
 
     def _take_snapshots(self) -> Sequence[Snapshot | None]:
@@ -349,7 +359,7 @@ class OffPolicyTrainer:
         self.agent.load_state_dict(state["agent"])
         self._buffer.load_state_dict(state["buffer"])
         self._warmup.bit_generator.state = state["warmup"]
-        self._env_steps, self._updates = state["env_steps"], state["updates"]
+        self._env_steps, self._updates, self._rewarded = state["env_steps"], state["updates"], state["rewarded"]
         if self._obs_normalizer is not None:
             self._obs_normalizer.load_state_dict(state["obs_normalizer"])
         if self._reward_normalizer is not None:

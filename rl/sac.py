@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rl.adam import Adam, descend
+from rl.adam import Adam, descend, forget_lengths
 from rl.buffers import Batch
 from rl.gate import GradientGate
 from rl.networks import FINAL_BOUND, LOG_STD_RANGE, NumpyMLP, StochasticActor, TwinCritic, build_target
@@ -226,6 +226,10 @@ class SACAgent:
         """Take a multiple of the learning rates in the config."""
         for optimizer in self._list_optimizers():
             optimizer.scale_learning_rate(factor)
+
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before; see `rl.gate`."""
+        forget_lengths(self._list_optimizers())
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
