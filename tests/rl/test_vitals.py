@@ -199,7 +199,7 @@ def test_each_redrawing_has_a_stream_of_its_own(small_trainer: BuildTrainer) -> 
 
 
 class LateEnv(gym.Env[Any, Any]):
-    """No reward at all before step 300, then a large one in every step."""
+    """No reward at all before step 120, then a large one in every step."""
 
     def __init__(self, size: float = 1.0) -> None:
         self.observation_space = self.action_space = gym.spaces.Box(-1, 1, (1,))
@@ -212,7 +212,7 @@ class LateEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.taken += 1
         obs = self.np_random.uniform(-1, 1, 1).astype(np.float32)
-        return obs, self.size * (self.taken > 300), False, self.taken % 20 == 0, {}
+        return obs, self.size * (self.taken > 120), False, self.taken % 20 == 0, {}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -224,7 +224,7 @@ def test_the_first_reward_is_learned_from_however_large_it_is(small_trainer: Bui
             trainer = small_trainer(
                 algorithm_name=algorithm, env_name="Late-v0", env_kwargs={"size": size}, guard="repair"
             )
-            skips.append(sum(float(result.vitals.get("skips", 0.0)) for result in run_steps(trainer, 400)))
+            skips.append(sum(float(result.vitals.get("skips", 0.0)) for result in run_steps(trainer, 170)))
         assert skips == [0.0, 0.0]
     finally:
         del gym.registry["Late-v0"]
