@@ -21,7 +21,7 @@ from rl.noise import build_noise
 from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.vitals import measure_critic, measure_when_passed_back
-from training.adam import Adam
+from training.adam import Adam, forget_lengths
 from training.gate import GradientGate
 from training.seeding import derive_seed, spawn_generator
 from training.vitals import Metrics, Vitals, descend_measured, note_skips
@@ -230,6 +230,10 @@ class DDPGAgent:
     def probe_critic(self, batch: Batch) -> Tensor:
         """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes."""
         return critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map)[0]
+
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before; see `training.gate`."""
+        forget_lengths(self._list_optimizers())
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

@@ -74,6 +74,10 @@ class Agent(Protocol):
         """Give the critic's loss as the next update would compute it; nothing is drawn and nothing changes."""
         ...
 
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before: they were of another scale."""
+        ...
+
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         ...
@@ -169,6 +173,7 @@ class OffPolicyTrainer:
         )
         self._env_steps = 0
         self._updates = 0
+        self._rewarded = False
         self._batch_size = config.batch_size
         self._samples_owed = 0
         self._noise_scale = NoiseScale()
@@ -284,6 +289,10 @@ class OffPolicyTrainer:
             rewards.append(reward)
             if episode is not None:
                 episodes.append(self._hold_against_prediction(slot, episode, next_obs))
+        if not self._rewarded and any(rewards):
+            # Until now values had no scale but the one that networks began with.
+            self._rewarded = True
+            self.agent.forget_gradients()
         if self._obs_normalizer is not None:
             self._obs_normalizer.add(stacked)
         if self._reward_normalizer is not None:
@@ -344,6 +353,7 @@ class OffPolicyTrainer:
             "updates": self._updates,
             "samples_owed": self._samples_owed,
             "noise_scale": self._noise_scale.state_dict(),
+            "rewarded": self._rewarded,
         }
 
     def _take_snapshots(self) -> Sequence[Snapshot | None]:
@@ -368,7 +378,7 @@ class OffPolicyTrainer:
         self.agent.load_state_dict(state["agent"])
         self._buffer.load_state_dict(state["buffer"])
         self._warmup.bit_generator.state = state["warmup"]
-        self._env_steps, self._updates = state["env_steps"], state["updates"]
+        self._env_steps, self._updates, self._rewarded = state["env_steps"], state["updates"], state["rewarded"]
         self._samples_owed = state["samples_owed"]
         self._noise_scale.load_state_dict(state["noise_scale"])
         if self._obs_normalizer is not None:

@@ -20,7 +20,7 @@ from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.sac_config import SACConfig
 from rl.vitals import measure_critic, measure_when_passed_back
-from training.adam import Adam, descend
+from training.adam import Adam, descend, forget_lengths
 from training.gate import GradientGate
 from training.seeding import derive_seed, spawn_generator
 from training.vitals import Metrics, Vitals, descend_measured, note_skips
@@ -237,6 +237,10 @@ class SACAgent:
         self._sampling.set_state(before)
         temperature = self.log_temperature.detach().exp()
         return critic_loss(self.critic, self.actor, self.target_critic, batch, self._map, temperature, noise)[0]
+
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before; see `training.gate`."""
+        forget_lengths(self._list_optimizers())
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

@@ -20,7 +20,7 @@ from rl.off_policy import OffPolicyTrainer, count_network_parameters, find_sizes
 from rl.residual import ActionMap
 from rl.td3_config import TD3Config
 from rl.vitals import measure_critic, measure_when_passed_back
-from training.adam import Adam
+from training.adam import Adam, forget_lengths
 from training.gate import GradientGate
 from training.seeding import derive_seed, spawn_generator
 from training.vitals import Metrics, Vitals, descend_measured, note_skips, note_weights
@@ -200,6 +200,10 @@ class TD3Agent:
         smoothing = self._draw_smoothing(batch)
         self._smoothing.set_state(before)
         return critic_loss(self.critic, self.target_actor, self.target_critic, batch, self._map, smoothing)[0]
+
+    def forget_gradients(self) -> None:
+        """Judge no gradient by those before; see `training.gate`."""
+        forget_lengths(self._list_optimizers())
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

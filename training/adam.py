@@ -98,6 +98,13 @@ class Adam:
             self.gate.load_state_dict(state["gate"])
 
 
+def forget_lengths(optimizers: Sequence[Adam]) -> None:
+    """Have the gates of some optimizers begin anew, where they have one."""
+    for optimizer in optimizers:
+        if optimizer.gate is not None:
+            optimizer.gate.forget()
+
+
 def descend(loss: Tensor, optimizer: Adam, max_norm: float, *, measure: bool = False) -> Tensor | None:
     """Take one step on an optimizer's parameters; no gradient is computed for any others that the loss runs through.
 

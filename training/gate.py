@@ -51,6 +51,12 @@ class GradientGate:
         self._skips += skip
         return skip
 
+    def forget(self) -> None:
+        """Begin anew: what comes is of another scale than what was."""
+        self._lengths = torch.zeros_like(self._lengths)
+        self._limit = torch.full_like(self._limit, torch.finfo(torch.float32).max)
+        self._seen = 0
+
     def take_skips(self) -> Tensor:
         """Give how many steps were left out since the last call."""
         skips, self._skips = self._skips, torch.zeros_like(self._skips)

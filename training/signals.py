@@ -92,6 +92,7 @@ class HealthSignals:
         self._first_weights: dict[str, Tensor | float] = {}
         self._reward_max = 0.0
         self._longest_episode = 0
+        self._unfinished = 0
         self._episodes: list[tuple[float, float]] = []
         self._returns: deque[float] = deque(maxlen=4 * LEAST_EPISODES)
         self._bias_before: tuple[float, float] | None = None
@@ -104,7 +105,9 @@ class HealthSignals:
             for name, length in vitals.items():
                 if name.startswith(WEIGHTS) and name not in self._weights:
                     self._first_weights.setdefault(name, length)
+        self._unfinished += 1
         for episode in episodes:
+            self._unfinished = 0
             self._longest_episode = max(self._longest_episode, episode.length)
             predicted, discounted = episode.predicted_return, episode.discounted_return
             if predicted is not None and discounted is not None:
@@ -171,7 +174,7 @@ class HealthSignals:
         signals = _compare("critic_error", math.sqrt(vitals["error_square"]), statistics.median(self._spreads))
         discount = vitals["discount"]
         # Without discounting, nothing but the length of episodes bounds a return.
-        horizon = 1 / (1 - discount) if discount < 1 else float(self._longest_episode)
+        horizon = 1 / (1 - discount) if discount < 1 else float(max(self._longest_episode, self._unfinished))
         return signals | _compare("value_bound", vitals["value_size"], BOUND_SLACK * horizon * self._reward_max)
 
     def _judge_bias(self, reward_size: float) -> dict[str, float]:
@@ -205,6 +208,7 @@ class HealthSignals:
             "first_weights": dict(self._first_weights),
             "reward_max": self._reward_max,
             "longest_episode": self._longest_episode,
+            "unfinished": self._unfinished,
             "episodes": [list(episode) for episode in self._episodes],
             "returns": list(self._returns),
             "bias_before": self._bias_before,
@@ -220,6 +224,7 @@ class HealthSignals:
         self._first_weights = dict(state["first_weights"])
         self._reward_max = state["reward_max"]
         self._longest_episode = state["longest_episode"]
+        self._unfinished = state["unfinished"]
         self._episodes = [(predicted, discounted) for predicted, discounted in state["episodes"]]
         self._returns = deque(state["returns"], 4 * LEAST_EPISODES)
         self._bias_before = None if state["bias_before"] is None else tuple(state["bias_before"])

@@ -448,3 +448,56 @@ def test_a_state_that_cannot_be_saved_changes_nothing(store: CheckpointStore, fo
     with pytest.raises(TypeError, match="buffer"):
         store.save(2, make_state(2) | {"buffer": RowLog(np.array([None]), 1)}, {})
     assert list_names(folder) == before
+
+
+def list_steps(folder: Path) -> list[int]:
+    return [int(name[5:13]) for name in list_names(folder, "step_*.pt")]
+
+
+def test_the_newest_at_or_before_a_protected_step_outlives_newer_ones(folder: Path, said: Said) -> None:
+    store = CheckpointStore(folder, 1, said.append)
+    save_steps(store, 1, 2)
+    store.protect(3)
+    save_steps(store, 4, 5, 6)
+    assert list_steps(folder) == [2, 6]
+    store.protect(6)
+    save_steps(store, 7)
+    assert list_steps(folder) == [6, 7]
+
+
+def test_a_resume_keeps_what_the_checkpoint_itself_says_is_protected(folder: Path, said: Said) -> None:
+    store = CheckpointStore(folder, 1, said.append)
+    save_steps(store, 2)
+    store.protect(2)
+    save_steps(store, 5)
+    checkpoint = CheckpointStore(folder, 1, said.append).resume(lambda checkpoint: checkpoint.step - 2)
+    assert checkpoint is not None
+    assert (checkpoint.step, list_steps(folder)) == (5, [2, 5])
+    CheckpointStore(folder, 1, said.append).resume()
+    assert list_steps(folder) == [5]
+
+
+def test_the_step_to_go_back_to_is_the_newest_valid_one_that_is_old_enough(
+    store: CheckpointStore, folder: Path
+) -> None:
+    save_steps(store, 2, 4, 6)
+    assert [store.find_step(at_most) for at_most in (9, 6, 5, 4, 3, 2)] == [6, 6, 4, 4, 2, 2]
+    (folder / "step_00000004.pt").write_bytes(b"torn")
+    assert store.find_step(5) == 2
+    with pytest.raises(CheckpointError, match="at or before step 1"):
+        store.find_step(1)
+
+
+def test_going_back_deletes_what_is_newer_and_goes_on_from_there(store: CheckpointStore, folder: Path) -> None:
+    save_steps(store, 2, 4, 6)
+    checkpoint = store.return_to(4)
+    assert hash_state(checkpoint.state) == hash_state(make_state(4))
+    assert list_steps(folder) == [2, 4]
+    store.save(6, make_state(6), {"env_step": 6})
+    newest = load_newest(folder)
+    assert newest is not None
+    assert hash_state(newest.state) == hash_state(make_state(6))
+    store.return_to(2)
+    assert list_steps(folder) == [2]
+    needed = [segment for log in read_manifest(folder / "step_00000002.pt").replay.values() for segment in log.segments]
+    assert len(list_names(folder / "replay", "*.rows")) == len(needed)

@@ -74,6 +74,15 @@ def test_the_median_follows_what_is_let_through() -> None:
     assert gate.judge(torch.tensor(1.1e3 * LIMIT)) == 1
 
 
+def test_a_gate_that_forgets_begins_anew_but_for_its_count() -> None:
+    gate = make_gate()
+    assert gate.judge(torch.tensor(math.nan)) == 1
+    gate.forget()
+    for number in range(3 * RENEW_EVERY):
+        assert gate.judge(torch.tensor(2 * LIMIT)) == 0, number
+    assert gate.take_skips() == 1
+
+
 def test_steps_left_out_are_counted_until_somebody_asks() -> None:
     gate = make_gate()
     for length in (math.nan, 1.0, math.inf):

@@ -98,9 +98,15 @@ def test_values_are_held_against_the_largest_reward_so_far() -> None:
 
 @pytest.mark.parametrize("discount", [1.0, 1.2])
 def test_without_discounting_the_length_of_episodes_bounds_values(discount: float) -> None:
+    """The one that goes on counts too: an agent that begins to survive is worth more before its episode has ended."""
     signals = HealthSignals()
-    assert "value_bound" not in close(signals, make_vitals(discount=discount)).signals
     episode = [Episode(-9e9, 40, True)]
+    bound = close(signals, make_vitals(discount=discount), episode).signals["value_bound"]
+    assert bound == pytest.approx(30.0 / (1.5 * 40 * 2.0))
+    for _ in range(99):
+        signals.add({}, [])
+    bound = close(signals, make_vitals(discount=discount)).signals["value_bound"]
+    assert bound == pytest.approx(30.0 / (1.5 * 100 * 2.0))
     bound = close(signals, make_vitals(discount=discount), episode).signals["value_bound"]
     assert bound == pytest.approx(30.0 / (1.5 * 40 * 2.0))
 
@@ -201,6 +207,19 @@ def test_a_world_without_rewards_raises_no_signal(discount: float) -> None:
         window = close(signals, vitals, episodes)
         assert all(value <= 1.0 for value in window.signals.values()), window
         assert window.not_finite == ()
+
+
+def test_before_the_first_reward_nothing_is_judged_that_needs_a_scale() -> None:
+    """However wrong a critic is that knows of no reward; and what it was then is no measure for what comes."""
+    signals = HealthSignals()
+    nothing = make_vitals(error_square=1e6, target_variance=1e-6, reward_square=0.0, reward_max=0.0)
+    for power in range(6):
+        vitals = nothing | {"stuck_share": 1.0, "weights/critic": 1.0, "gradient/critic": 10.0 ** (3 * power)}
+        window = close(signals, vitals, make_episodes(9.0**power, 0.0, 6, spread=1e-3))
+        assert window.signals.keys() == {"weights_critic", "bootstrap_gain"}
+    first = close(signals, make_vitals() | {"stuck_share": 1.0, "gradient/critic": 1.0}, make_episodes(0.0, 0.0, 6))
+    assert first.signals.keys() == {"critic_error", "value_bound", "bootstrap_gain", "stuck_actor"}
+    assert first.signals["critic_error"] == pytest.approx(1.0)
 
 
 def make_sequence() -> st.SearchStrategy[list[tuple[dict[str, float], list[Episode]]]]:
