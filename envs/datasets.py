@@ -80,7 +80,7 @@ def find_dataset(dataset: str) -> Path:
         return path
     names = ", ".join(RECIPES)
     raise EpisodeError(
-        f"dataset: {dataset!r} is neither a reference set nor a file{suggest(dataset, RECIPES)}; reference sets: "
+        f"{dataset!r} is neither a reference set nor a file{suggest(dataset, RECIPES)}; reference sets: "
         f"{names}; else the path of a .h5 or .hdf5 file or of a folder, or minari:<id>; "
         "`python play.py record` records episodes"
     )

@@ -442,7 +442,7 @@ def test_where_a_repaired_run_ended_says_nothing_of_its_settings(experiment: Any
         evidence[include] = (judgement.verdict, judgement.evidence)
     assert evidence[False] == ("not decided", "batch_size=4096: 3 of 3 finished, 1 repaired and left out")
     assert evidence[True][0] == "confirmed"
-    assert "evaluations from -1000 to -5000" in evidence[True][1]
+    assert "evaluations from -500 to -5000" in evidence[True][1]
 
 
 def test_a_run_that_was_repaired_back_to_health_is_not_healthy(experiment: Any) -> None:

@@ -336,7 +336,7 @@ def test_the_entropys_weight_moves_the_exploration(build: Build, weight: float, 
         ({"online_training": True, "sampler": "dpm_solver"}, "no step has a density"),
         ({"prediction_type": "epsilon"}, "samples explode"),
         ({"env_name": "Pendulum-v1"}, "recorded in Track-v0, and env_name is Pendulum-v1"),
-        ({"dataset": "none.h5"}, "there is no such file"),
+        ({"dataset": "none.h5"}, "neither a reference set nor a file"),
         ({"horizon": 25}, "the longest episode has 24 steps, and horizon is 25"),
     ],
 )
