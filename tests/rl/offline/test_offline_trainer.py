@@ -108,9 +108,9 @@ NETWORKS = {"bc": {"actor"}, "td3_bc": {"actor", "critic"}, "iql": {"actor", "cr
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_metrics_and_vitals_have_the_names_in_the_docs(small_offline: BuildOffline, algorithm: str) -> None:
     trainer = small_offline(algorithm_name=algorithm)
-    results = [trainer.train_step() for _ in range(10)]
+    results = [trainer.train_step() for _ in range(30)]
     assert {name for result in results for name in result.metrics} == METRICS[algorithm]
-    assert [bool(result.vitals) for result in results] == [is_measured(number) for number in range(10)]
+    assert [bool(result.vitals) for result in results] == [is_measured(number) for number in range(30)]
     vitals = {name for result in results for name in result.vitals}
     expected = {f"{kind}/{name}" for kind in ("gradient", "weights") for name in NETWORKS[algorithm]}
     expected |= set() if algorithm == "bc" else CRITIC_VITALS
