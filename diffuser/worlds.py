@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -60,13 +61,20 @@ class RunningHistory:
         """Forget the episode before."""
         self.obs[:], self.action[:], self.mask[:] = 0, 0, False
 
-    def add(self, raw_obs: NDArray[Any], action: Floats | None) -> None:
-        """Move on by one observation and the action before it, (1, action_dim) in [-1, 1]; None at the beginning."""
+    def add(self, raw_obs: Sequence[NDArray[Any]], actions: Floats | None) -> None:
+        """Move on by some observations and the action before each.
+
+        Args:
+            raw_obs: as the environment gave them, at least one.
+            actions: (as many, 1, action_dim) in [-1, 1]; None at an episode's beginning.
+        """
+        count = min(len(raw_obs), len(self.mask))
         for part in (self.obs, self.action, self.mask):
-            part[:-1] = part[1:]
-        self.obs[-1] = self._normalizer.apply(np.asarray(raw_obs, np.float32)[None])
-        self.action[-1] = 0 if action is None else action
-        self.mask[-1] = True
+            part[:-count] = part[count:]
+        newest = np.asarray(raw_obs[-count:], np.float32)
+        self.obs[-count:] = self._normalizer.apply(newest[:, None])
+        self.action[-count:] = 0 if actions is None else actions[-count:]
+        self.mask[-count:] = True
 
     def state_dict(self) -> dict[str, Any]:
         """Give copies of all parts."""
@@ -99,7 +107,7 @@ class ChunkPolicy:
 
     def __call__(self, raw_obs: NDArray[Any]) -> NDArray[Any]:
         """Give the action, in the environment's units, that answers the episode's next observation."""
-        self._history.add(raw_obs, self._last)
+        self._history.add([raw_obs], None if self._last is None else self._last[None])
         if not self._planned:
             device = self._model.log_std.device
             history = stack_histories([self._history], device)
@@ -155,7 +163,7 @@ class World:
         self.episodes_begun += 1
         self.episode_return, self.episode_length = 0.0, 0
         self.is_over = self.needs_seed = False
-        self.history.add(obs, None)
+        self.history.add([obs], None)
 
     def execute(self, chunk: Floats, should_stop: Callable[[], bool] | None = None) -> ChunkOutcome:
         """Take a chunk's actions, (horizon, 1, action_dim) in [-1, 1], one after the other, until the episode ends.
@@ -167,27 +175,31 @@ class World:
             EvaluationStopped: `should_stop` said so.
         """
         rewards: list[float] = []
-        for action in chunk:
+        seen: list[NDArray[Any]] = []
+        terminated = truncated = False
+        fault = ""
+        for action in self._scale.to_env(chunk)[:, 0]:
             if should_stop is not None and should_stop():
                 raise EvaluationStopped
-            raw_obs, raw_reward, terminated, truncated, _ = self.env.step(self._scale.to_env(action)[0])
-            reward = float(raw_reward)
-            rewards.append(reward)
-            self.episode_return += reward
-            self.episode_length += 1
-            self.history.add(raw_obs, action)
-            fault = self._find_fault(reward)
+            raw_obs, raw_reward, terminated, truncated, _ = self.env.step(action)
+            rewards.append(float(raw_reward))
+            seen.append(raw_obs)
+            # A sum isn't finite where a number isn't; and where numbers are too large to add up, they are sick as well.
+            if not math.isfinite(rewards[-1] + float(raw_obs.sum())):
+                fault = self._describe_fault(rewards[-1], len(rewards))
             if terminated or truncated or fault:
                 self.is_over = True
-                episode = None if fault else Episode(self.episode_return, self.episode_length, truncated=not terminated)
-                return ChunkOutcome(tuple(rewards), bool(terminated), bool(truncated), episode, fault)
-        return ChunkOutcome(tuple(rewards), False, False, None, "")
+                break
+        self.history.add(seen, chunk[: len(seen)])
+        self.episode_return += math.fsum(rewards) if not fault else 0.0
+        self.episode_length += len(rewards)
+        ended = self.is_over and not fault
+        episode = Episode(self.episode_return, self.episode_length, truncated=not terminated) if ended else None
+        return ChunkOutcome(tuple(rewards), bool(terminated), bool(truncated), episode, fault)
 
-    def _find_fault(self, reward: float) -> str:
-        if np.isfinite(reward) and np.isfinite(self.history.obs[-1]).all():
-            return ""
-        what = "an observation" if np.isfinite(reward) else f"reward {reward}"
-        return f"{what} of {self._name} in its episode {self.episodes_begun}, step {self.episode_length}"
+    def _describe_fault(self, reward: float, step: int) -> str:
+        what = "an observation" if math.isfinite(reward) else f"reward {reward}"
+        return f"{what} of {self._name} in its episode {self.episodes_begun}, step {self.episode_length + step}"
 
     def state_dict(self) -> dict[str, Any]:
         """Give history and episode; the environment's own state is saved beside it."""
