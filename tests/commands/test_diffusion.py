@@ -95,3 +95,25 @@ def test_the_quick_grid_runs_stops_goes_on_and_reports_every_combination(tmp_pat
         # 20 online steps: collections at 0 and 10, of 8 steps in 2 environments; passes at 0, 5, 10 and 15.
         assert (summary["env_steps"], summary["updates"]) == (2 * 8 * 2, 40 + 4)
         assert len(summary["final_eval"]["returns"]) == 4
+
+
+@pytest.mark.slow
+def test_acting_improves_what_was_learnt_from_noisy_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The spec's three seeds, or those in `LEARNING_SEEDS` ("7,8,9")."""
+    seeds = os.environ.get("LEARNING_SEEDS", "100,200,300")
+    spec = str(ROOT / "exp_specs/diffusion/pendulum.yaml")
+    words = ["-e", spec, "-g", "cpu", "-j", "2", "--plain", "-o", f"seed=[{seeds}]"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "run_experiment.py"), *words]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=3000)
+    means: dict[str, dict[str, float]] = {"offline": {}, "without": {}, "with": {}}
+    for path in (tmp_path / "logs/diffusion_pendulum").glob("*/summary.json"):
+        label = path.parent.name
+        kind = "offline" if "online_training=false" in label else "without" if "weight=0.0" in label else "with"
+        means[kind][label.split(",")[0]] = json.loads(path.read_text())["final_eval"]["mean"]
+    with capsys.disabled():
+        print(f"\ndiffusion, Pendulum-v1: {means}")
+    assert len(means["with"]) == len(seeds.split(","))
+    for seed, offline in means["offline"].items():
+        assert means["with"][seed] >= -300
+        assert abs(means["without"][seed] - offline) <= 60
