@@ -10,6 +10,7 @@ from diffuser.models.diffusion_rl import DiffusionRL, count_model_parameters
 from diffuser.utils.evaluator import MADEvaluator
 from diffuser.utils.rl_trainer import OfflineRLTrainer
 from diffuser.utils.training import Trainer, describe_sizes
+from envs.datasets import describe_dataset
 from envs.make import describe_spaces
 
 COMPONENTS = {
@@ -34,8 +35,12 @@ def build_trainer(config: DiffusionRLConfig, device: torch.device) -> Trainer:
 def count_parameters(config: DiffusionRLConfig) -> dict[str, int]:
     """Count the learnable parameters of each network, on the meta device. The average is a copy and doesn't count.
 
+    Sizes are the data set's; of one that is still to be made, the environment's.
+
     Raises:
         SettingsError: the environment can't be made.
+        EpisodeError: the data set can't be used.
     """
-    spaces = describe_spaces(config.env_name, config.env_kwargs)
-    return count_model_parameters(describe_sizes(config, spaces.obs_dim, spaces.action_dim))
+    episodes = describe_dataset(config.dataset).episodes
+    sizes = episodes if episodes is not None else describe_spaces(config.env_name, config.env_kwargs)
+    return count_model_parameters(describe_sizes(config, sizes.obs_dim, sizes.action_dim))

@@ -123,8 +123,24 @@ class DiffusionRLConfig(TrainerConfig):
         }
 
     def find_environment_faults(self) -> list[Fault]:
-        """Name what can't be done here; a run that only learns from data makes no environment to find out."""
-        if not self.online_training and not self.evaluates:
+        """Name what can't be done here: the data set, and, if episodes are ever run, the environment.
+
+        A reference set that is still to be made is not made for this.
+        """
+        from envs.datasets import describe_dataset
+        from envs.episodes import EpisodeError
+
+        try:
+            recorded = describe_dataset(self.dataset).env_name
+        except EpisodeError as error:
+            return [Fault(("dataset",), f"dataset: {error}")]
+        if recorded and recorded != self.env_name:
+            message = (
+                f"dataset: {self.dataset} was recorded in {recorded}, and env_name is {self.env_name}; choose a data "
+                f"set of this environment, or set env_name: {recorded}"
+            )
+            return [Fault(("dataset", "env_name"), message)]
+        if not self.runs_episodes:
             return []
         from envs.make import find_environment_faults
 
@@ -144,9 +160,9 @@ class DiffusionRLConfig(TrainerConfig):
         )
 
     @property
-    def evaluates(self) -> bool:
-        """Whether episodes are ever run."""
-        return self.num_final_eval > 0
+    def runs_episodes(self) -> bool:
+        """Whether an environment is ever needed: to act in, or to evaluate in."""
+        return self.online_training or self.num_final_eval > 0 or self.eval_every > 0
 
 
 _UNREAD = frozenset({"learning_starts", "buffer_size"})

@@ -78,7 +78,7 @@ class TrainerConfig(BaseModel):
     num_envs: Annotated[Int, Field(ge=1)] = 1
     eval_freq: Annotated[Int, Field(ge=0)] | None = None
     num_eval: Annotated[Int, Field(gt=0)] = 10
-    num_final_eval: Annotated[Int, Field(gt=0)] = 50
+    num_final_eval: Annotated[Int, Field(ge=0)] = 50
     save_freq: Annotated[Int | None, Field(ge=0, json_schema_extra=NOT_IDENTITY)] = None
     keep_last: Annotated[Int, Field(ge=1, json_schema_extra=NOT_IDENTITY)] = 2
     keep_replay: Annotated[bool, Field(json_schema_extra=NOT_IDENTITY)] = False

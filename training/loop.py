@@ -73,9 +73,11 @@ def fit(
                 return Outcome.UNHEALTHY
             if session.is_due(config.save_every) or session.is_over():
                 session.save()
-        evaluation = session.run_episodes(report_seeds(config.num_final_eval), should_stop)
-        if evaluation is None:
-            return Outcome.STOPPED
+        evaluation = None
+        if config.num_final_eval:
+            evaluation = session.run_episodes(report_seeds(config.num_final_eval), should_stop)
+            if evaluation is None:
+                return Outcome.STOPPED
         session.write_summary(evaluation)
         if session.guard.wants_stop:
             return Outcome.UNHEALTHY

@@ -292,27 +292,36 @@ class Session:
         # Asked for after the trainer gave its state: that is when it finds an environment that can't be saved.
         return {"resume": self._trainer.resume_mode, "resume_reason": self._trainer.resume_reason}
 
-    def write_summary(self, evaluation: Evaluation) -> None:
-        """Write `summary.json` with the evaluation on the report seeds, unless the guard asks for an end first."""
+    def write_summary(self, evaluation: Evaluation | None) -> None:
+        """Write `summary.json` with the evaluation on the report seeds, unless the guard asks for an end first.
+
+        Without an evaluation, where none was asked for, nothing is said of the last policy.
+        """
+        final = None if evaluation is None else self._conclude(evaluation)
+        self.guard.finish(self.progress.step, self.progress.updates)
+        if final is not None:
+            self.guard.check(self.progress.step, self.progress.updates, {"final_eval/mean": float(final["mean"])})
+        if not self.guard.wants_stop:
+            write_json(self._run.summary_path, self._summarise(final))
+
+    def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Say and give what the last policy came to."""
         final = summarise_evaluation(evaluation)
         mean, std = final["eval/mean_reward"], final["eval/std_reward"]
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
-        self.guard.finish(self.progress.step, self.progress.updates)
-        self.guard.check(self.progress.step, self.progress.updates, {"final_eval/mean": mean})
-        if not self.guard.wants_stop:
-            write_json(self._run.summary_path, self._summarise(evaluation, mean, std))
+        return {
+            "mean": to_json_number(mean),
+            "std": to_json_number(std),
+            "returns": [to_json_number(value) for value in evaluation.returns],
+            "lengths": list(evaluation.lengths),
+            "seeds": list(evaluation.seeds),
+        }
 
-    def _summarise(self, evaluation: Evaluation, mean: float, std: float) -> dict[str, Any]:
+    def _summarise(self, final: dict[str, Any] | None) -> dict[str, Any]:
         progress, attempt, meter = self.progress, self._attempt, self._meter
         state, wall_s = self._trainer.state_dict(), meter.wall_s()
         return {
-            "final_eval": {
-                "mean": to_json_number(mean),
-                "std": to_json_number(std),
-                "returns": [to_json_number(value) for value in evaluation.returns],
-                "lengths": list(evaluation.lengths),
-                "seeds": list(evaluation.seeds),
-            },
+            "final_eval": final,
             "best_eval": self._best,
             "parameters": count_parameters(self._trainer.components()),
             "memory": {

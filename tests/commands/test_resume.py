@@ -175,3 +175,23 @@ def test_training_stopped_by_sigterm_checkpoints_and_goes_on_to_the_same_bits(tm
     assert find_run(folder).status().state is State.STOPPED
     assert start(folder, words).wait(300) == 0
     check_equal(straight, find_run(folder))
+
+
+ONLINE = (
+    "--online_training true --rl_warmup_steps 150 --rl_collect_freq 20 --rl_collect_steps 40 --rl_update_freq 5 "
+    "--rl_batch_size 64 --rl_tuned_steps 5 --num_envs 2 --guard repair"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["--gradient_accumulation 2", ONLINE], ids=["offline", "online"])
+def test_a_diffusion_run_killed_eight_times_ends_in_the_same_bits(tmp_path: Path, phase: str) -> None:
+    """Checkpoints are 15 steps apart: in the midst of an epoch, and of the passes over what was collected."""
+    record = "record --env Pendulum-v1 --policy scripted:pendulum_energy --noise 1 --episodes 5 -o some.h5"
+    subprocess.run(
+        [sys.executable, str(ROOT / "play.py"), *record.split()], cwd=tmp_path, check=True, capture_output=True
+    )
+    settings = f"--algorithm_name vae_diffusion_rl --env_name Pendulum-v1 --dataset {tmp_path / 'some.h5'}"
+    sizes = "--vae_latent_dim 8 --trajectory_latent_dim 16 --denoiser_hidden_dims 32 32 --num_diffusion_steps 20"
+    more = "--save_freq 15 --log_freq 5 --eval_freq 100 --num_eval 2 --num_final_eval 3"
+    check_straight_equals_resumed(tmp_path, f"{settings} {sizes} {more} {phase}", kills=8, steps=400)

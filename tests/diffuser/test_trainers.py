@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffuser.components import count_parameters
 from diffuser.utils.rl_trainer import OfflineRLTrainer, OnlineOfflineTrainer
 from diffuser.utils.training import Trainer
 from envs.episodes import Header, RecordedEpisode, gather_episodes, write_episodes
@@ -154,6 +155,28 @@ def test_offline_training_never_makes_an_environment(dataset: Path, build: Build
     trainer.load_state_dict(trainer.state_dict())
     with pytest.raises(AssertionError, match="asked for"):
         trainer.evaluate([1])
+
+
+def test_a_run_without_evaluations_needs_no_environment_at_all(build: Build) -> None:
+    config = build(eval_freq=0, num_final_eval=0).config
+    entry = gym.registry.pop("Track-v0")
+    try:
+        assert config.find_environment_faults() == []
+        counts = count_parameters(config)
+        trainer = Trainer(config, torch.device("cpu"))
+        take_steps(trainer, 2)
+        (fault,) = build_config(config.resolved() | {"eval_freq": 10}).find_environment_faults()
+    finally:
+        gym.registry["Track-v0"] = entry
+    assert counts == {name: sum(p.numel() for p in part.parameters()) for name, part in trainer.components().items()}
+    assert "no environment is called 'Track-v0'" in fault.message
+
+
+def test_a_data_set_of_another_environment_is_named_before_anything_starts(build: Build) -> None:
+    (fault,) = build_config(build().config.resolved() | {"env_name": "Pendulum-v1"}).find_environment_faults()
+    assert fault.keys == ("dataset", "env_name")
+    (missing,) = build_config(build().config.resolved() | {"dataset": "none.h5"}).find_environment_faults()
+    assert "neither a reference set nor a file" in missing.message
 
 
 @pytest.mark.parametrize(

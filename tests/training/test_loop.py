@@ -817,6 +817,15 @@ def test_the_guard_stops_a_run_before_it_saves_what_is_broken(run: Run) -> None:
     assert again.trainer.steps == 12
 
 
+def test_a_run_without_a_final_evaluation_ends_and_says_so(run: Run) -> None:
+    life = Life(run, make_config(num_final_eval=0, eval_freq=0), CountingTrainer())
+    assert life.fit() is Outcome.FINISHED
+    assert life.trainer.evaluated == []
+    summary = json.loads(run.summary_path.read_bytes())
+    assert summary["final_eval"] is None
+    assert summary["steps"] == 25
+
+
 @pytest.mark.parametrize(("guard", "outcome"), [("warn", Outcome.FINISHED), ("stop", Outcome.UNHEALTHY)])
 def test_a_final_evaluation_that_is_not_finite_is_told(
     run: Run, monkeypatch: pytest.MonkeyPatch, guard: str, outcome: Outcome
