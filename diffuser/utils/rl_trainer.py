@@ -33,7 +33,7 @@ from training.adam import Adam
 from training.gate import GradientGate
 from training.protocol import Episode, StepResult, Treatment
 from training.seeding import derive_reset_seed, spawn_generator
-from training.vitals import Metrics, Vitals
+from training.vitals import Metrics, Vitals, is_measured, note_skips
 
 
 class OnlineOfflineTrainer(Trainer):
@@ -97,10 +97,13 @@ class OnlineOfflineTrainer(Trainer):
             return super().train_step()
         if not self._acts:
             self._begin_acting()
+        vitals: Vitals = {}
+        measured = vitals if is_measured(self._steps) else None
         online_step = self._steps - self.config.rl_warmup_steps
         self._steps += 1
         collected, faults, env_steps = self._collect(online_step)
-        metrics, vitals = self._improve(online_step)
+        metrics = self._improve(online_step, measured)
+        note_skips(list(self._rl_optimizers.values()), measured)
         return StepResult(metrics, env_steps, int(bool(metrics)), collected, vitals=vitals, faults=faults, ticks=1)
 
     def _begin_acting(self) -> None:
@@ -165,23 +168,22 @@ class OnlineOfflineTrainer(Trainer):
             ended=column([float(o.terminated or o.truncated or bool(o.fault)) for o in outcomes]),
         )
 
-    def _improve(self, online_step: int) -> tuple[Metrics, Vitals]:
+    def _improve(self, online_step: int, vitals: Vitals | None) -> Metrics:
         """Make a pass over what was collected, where it is time to."""
         if online_step % self.config.rl_update_freq or self._rollout is None:
-            return {}, {}
+            return {}
         rollout = self._rollout
         advantages, returns = self._judge(rollout)
         flat = {name: getattr(rollout, name).flatten(0, 1) for name in ("c", "chain", "log_prob")}
         decisions = len(flat["c"])
         order = torch.from_numpy(self._passes.permutation(decisions * len(self._positions))).to(self._device)
         metrics: Metrics = {}
-        vitals: Vitals = {}
         parts = torch.split(order, self._rl_batch_size)
         done = 0
         for part in parts:
             done += 1
             loss, numbers = self._find_loss(part, flat, advantages.flatten(), returns)
-            vitals |= self._descend_together(loss)
+            self._descend_together(loss, vitals)
             self.model.exploration.put_in_range()
             self._move_average()
             for name, value in numbers.items():
@@ -190,18 +192,16 @@ class OnlineOfflineTrainer(Trainer):
             if limit is not None and float(numbers["train/kl"]) > limit:
                 break
         metrics = {name: value / done for name, value in metrics.items()}
-        return metrics | {"train/exploration_std": self.model.exploration().detach().mean()}, vitals
+        return metrics | {"train/exploration_std": self.model.exploration().detach().mean()}
 
-    def _descend_together(self, loss: Tensor) -> Vitals:
+    def _descend_together(self, loss: Tensor, vitals: Vitals | None) -> None:
         """Take a step of each optimizer; each shortens its own gradients, so that neither loss drowns the other."""
-        vitals: Vitals = {}
         wanted = [parameter for optimizer in self._rl_optimizers.values() for parameter in optimizer.parameters]
         gradients = list(torch.autograd.grad(loss, wanted, materialize_grads=True))
         for name, optimizer in self._rl_optimizers.items():
             count = len(optimizer.parameters)
-            vitals |= self._descend(name, optimizer, gradients[:count])
+            self._descend(name, optimizer, gradients[:count], vitals)
             gradients = gradients[count:]
-        return vitals
 
     @torch.no_grad()
     def _judge(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:

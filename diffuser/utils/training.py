@@ -26,7 +26,7 @@ from training.adam import Adam, clip_gradients, measure_length
 from training.gate import GradientGate
 from training.protocol import Evaluation, StepResult, Treatment
 from training.seeding import derive_seed
-from training.vitals import Metrics, Vitals, is_measured
+from training.vitals import Metrics, Vitals, is_measured, note_skips, note_weights
 
 
 def say(line: str) -> None:
@@ -121,11 +121,14 @@ class Trainer:
 
     def train_step(self) -> StepResult:
         """Take one optimizer step on the losses of `gradient_accumulation` batches."""
+        vitals: Vitals = {}
+        measured = vitals if is_measured(self._steps) else None
         self._steps += 1
-        metrics, vitals = self._learn_from_data()
+        metrics = self._learn_from_data(measured)
+        note_skips([self._optimizer], measured)
         return StepResult(metrics, updates=1, vitals=vitals)
 
-    def _learn_from_data(self) -> tuple[Metrics, Vitals]:
+    def _learn_from_data(self, vitals: Vitals | None) -> Metrics:
         parameters = self._optimizer.parameters
         count = self.config.gradient_accumulation
         gradients: list[Tensor] = [torch.zeros_like(parameter) for parameter in parameters]
@@ -140,25 +143,20 @@ class Trainer:
                     gradient += part
             for name, value in numbers.items():
                 metrics[name] = metrics.get(name, torch.zeros_like(value)) + value / count
-        vitals = self._descend("model", self._optimizer, gradients)
+        self._descend("model", self._optimizer, gradients, vitals)
         self._move_average()
-        return metrics, vitals
+        return metrics
 
-    def _descend(self, name: str, optimizer: Adam, gradients: list[Tensor]) -> Vitals:
-        """Take an optimizer step, and give what the guard wants to know in some of them."""
-        vitals: Vitals = {}
-        if is_measured(self._steps - 1):
-            vitals[f"weights/{name}"] = measure_length([parameter.detach() for parameter in optimizer.parameters])
+    def _descend(self, name: str, optimizer: Adam, gradients: list[Tensor], vitals: Vitals | None) -> None:
+        """Take an optimizer step, and note `weights/<name>` and `gradient/<name>` where vitals are measured."""
+        note_weights(name, optimizer, vitals)
         if self.config.max_grad_norm > 0:
             length = clip_gradients(gradients, self.config.max_grad_norm)
         else:
             length = measure_length(gradients)
         optimizer.step(gradients, length)
-        if vitals:
+        if vitals is not None:
             vitals[f"gradient/{name}"] = length
-            if optimizer.gate is not None:
-                vitals["skips"] = optimizer.gate.take_skips()
-        return vitals
 
     @torch.no_grad()
     def _move_average(self) -> None:

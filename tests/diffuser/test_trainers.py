@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffuser.utils.training import Trainer
 from envs.episodes import Header, RecordedEpisode, gather_episodes, write_episodes
 from experiment.problems import SettingsError
 from train import build_config, find_trainer
+from training.gate import GradientGate
 from training.protocol import StepResult
 from training.resources import hash_state
 
@@ -247,6 +249,43 @@ def check_resuming(build: Build, settings: dict[str, Any], stop: int, total: int
     second.load_state_dict(saved)
     take_steps(second, total - stop)
     assert hash_state(second.state_dict()) == hash_state(straight.state_dict())
+
+
+def test_every_attribute_is_in_the_state_or_declared_transient(build: Build) -> None:
+    online = build(online_training=True)
+    assert isinstance(online, OnlineOfflineTrainer)
+    world = online._worlds[0]
+    stateful: list[Any] = [build(), online, world, world.history, online._sampler]
+    for thing in stateful:
+        names = {name.lstrip("_") for name in vars(thing)} - {name.lstrip("_") for name in thing.TRANSIENT}
+        assert names == set(thing.state_dict()), type(thing)
+        assert set(thing.TRANSIENT) <= set(vars(thing)), "a transient attribute that isn't there"
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_every_step_that_a_gate_leaves_out_is_told(build: Build, online: bool) -> None:
+    trainer = build(online_training=online, guard="repair", offline_loss_weight=0.0)
+    optimizers = [trainer._optimizer]
+    if isinstance(trainer, OnlineOfflineTrainer):
+        take_steps(trainer, 4)
+        optimizers = list(trainer._rl_optimizers.values())
+    steps = 0
+
+    def refuse_and_count(length: torch.Tensor, gate: GradientGate) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        gate._skips += 1
+        return torch.ones(())
+
+    for optimizer in optimizers:
+        gate = optimizer.gate
+        assert gate is not None
+        vars(gate)["judge"] = partial(refuse_and_count, gate=gate)
+    results = take_steps(trainer, 30)
+    told = sum(float(result.vitals.get("skips", 0.0)) for result in results)
+    waiting = sum(float(optimizer.gate.take_skips()) for optimizer in optimizers if optimizer.gate is not None)
+    assert told > 0
+    assert told + waiting == steps
 
 
 def test_evaluations_change_nothing_and_do_not_depend_on_who_runs_beside_whom(build: Build) -> None:
