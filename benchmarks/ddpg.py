@@ -40,6 +40,7 @@ from rl.ddpg import DDPGAgent, build_agent
 from rl.ddpg_config import DDPGConfig
 from rl.off_policy import OffPolicyTrainer
 from training.loop import fit
+from training.products import multiply
 from training.session import Attempt
 
 LEARNING_STARTS = 1_100
@@ -177,7 +178,6 @@ def time_peer_loop(peer: Any, steps: int) -> float:
 def record_products(update: Callable[[Batch], object], batch: Batch) -> list[tuple[Tensor, Tensor]]:
     """Give the operands of every matrix product that one update by hand asks for."""
     products: list[tuple[Tensor, Tensor]] = []
-    multiply = fast_ddpg.multiply
 
     def note(left: Tensor, right: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
         products.append((left.detach(), right.detach()))
@@ -204,7 +204,6 @@ def time_products(products: Sequence[tuple[Tensor, Tensor]], times: int) -> dict
     `in turn` does them in the update's order by the update's libraries, `torch.mm` by that one alone. `cached` repeats
     each of them until its operands lie in the processor's caches, where an update rarely finds them.
     """
-    multiply = fast_ddpg.multiply
 
     def run(product: Callable[[Tensor, Tensor], Tensor]) -> None:
         for left, right in products:

@@ -1,5 +1,5 @@
-"""How fast the diffusion agent acts: one chunk of actions for one history, ten denoising steps, one CPU thread; and
-what evaluating ten environments side by side saves.
+"""How fast the diffusion agent acts: one chunk of actions for one history, ten denoising steps, one CPU thread; what
+evaluating ten environments side by side saves; and what layers of our own save in learning.
 
 Three ways, in turn and in one process, from the same model and with the same schedule: a plain loop over HuggingFace's
 `scheduler.step`, the tables through torch, and the tables through NumPy. Numbers are medians of CPU time.
@@ -20,14 +20,17 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmarks.ddpg import print_row
-from diffuser.datasets.batch import History
+from diffuser.datasets.batch import History, SequenceBatch
 from diffuser.datasets.normalization import ActionScale, ObsNormalizer
+from diffuser.models import layers
 from diffuser.models.diffusion_rl import DiffusionRL, ModelSizes
 from diffuser.models.fast_policy import FastPolicy
 from diffuser.models.schedule_rules import Sampler, ScheduleSettings
@@ -35,6 +38,7 @@ from diffuser.models.scheduling import build_scheduler
 from diffuser.utils.evaluator import MADEvaluator
 from envs.make import describe_spaces, make_env
 from experiment.provenance import describe_machine
+from training.products import Linear
 
 LEAST_HZ = 500.0
 LEAST_RATIO = 2.0
@@ -160,6 +164,32 @@ def measure_evaluations(repetitions: int) -> bool:
     return met
 
 
+def measure_learning(repetitions: int) -> None:
+    """Measure loss and gradients of a batch of 256, with torch's linear layers and Mish and with ours, and print."""
+    model = build_model("ddim").train()
+    numbers = torch.Generator().manual_seed(3)
+    obs, action = (torch.randn((256, 2, 1, dim), generator=numbers) for dim in (SIZES.obs_dim, SIZES.action_dim))
+    history = History(obs, action.tanh(), torch.ones(256, 2, dtype=torch.bool))
+    chunk = torch.randn((256, SIZES.horizon, 1, SIZES.action_dim), generator=numbers).tanh()
+    batch = SequenceBatch(history, chunk, torch.ones(256, SIZES.horizon, dtype=torch.bool), torch.zeros(256, 1))
+    parameters = list(model.parameters())
+
+    def learn() -> None:
+        loss, _ = model.loss(batch, numbers)
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    def learn_by_torch() -> None:
+        plain = mock.patch.object(Linear, "forward", nn.Linear.forward)
+        with plain, mock.patch.object(layers, "mish", functional.mish):
+            learn()
+
+    rates = measure_rates({"plain": learn_by_torch, "ours": learn}, repetitions, 10)
+    print("\nLoss and gradients of a batch of 256, HalfCheetah's sizes: CPU milliseconds\n")
+    print_row("torch's layers", "ours", "torch's / ours")
+    print_row(*["---"] * 3)
+    print_row(*(f"{1e3 / rate:.2f}" for rate in rates.values()), f"{rates['ours'] / rates['plain']:.2f}")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, and give 0 if DDIM, the default, and evaluations reach their goals."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion", description=__doc__)
@@ -186,6 +216,7 @@ def main(words: Sequence[str] | None = None) -> int:
         goal = f"{ratio:.2f} (goal {LEAST_RATIO:.1f} and {LEAST_HZ:.0f} Hz: {'met' if reached else 'MISSED'})"
         print_row(sampler, *(f"{rates[name]:.0f}" for name in ("scheduler.step", "torch", "NumPy")), goal)
     met &= measure_evaluations(3)
+    measure_learning(args.repetitions)
     return 0 if met else 1
 
 

@@ -1,8 +1,7 @@
 """DDPG's update written out by hand for the CPU: the arithmetic of `rl/ddpg.py` in about half the time.
 
 Three things save it. Nothing is recorded for autograd. Each network lies in one flat tensor, so that Adam, clipping and
-the targets' step are one call each. And large products go to oneDNN, which on AMD's processors runs them about twice as
-fast as the library behind `torch.mm` does (docs/benchmarks.md).
+the targets' step are one call each. And large products go to oneDNN (`training/products.py`).
 """
 
 from __future__ import annotations
@@ -18,28 +17,8 @@ from rl.networks import MLP, Actor, Critic
 from rl.residual import ActionMap
 from rl.vitals import measure_critic, measure_stuck_share
 from training.adam import Adam
+from training.products import multiply
 from training.vitals import Metrics, Vitals, note_length, note_weights
-
-ONEDNN_FROM = 2**20
-"""Number of multiplications from which oneDNN gets a product; for smaller ones, calling it costs more than it gains."""
-
-
-def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """Give `left @ right.T + bias`, of shape (rows of left, rows of right); `relu` turns negative numbers into 0.
-
-    Which library is asked follows from shapes and number type alone, as a resumed run must ask the same one.
-
-    Args:
-        left: (rows, inner), it or its transpose contiguous; with gaps oneDNN takes a hundred times as long.
-        right: (columns, inner), likewise.
-        bias: (columns,).
-    """
-    large = left.shape[0] * left.shape[1] * right.shape[0] >= ONEDNN_FROM
-    if large and left.dtype == torch.float32 and torch._C._has_mkldnn:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "relu" if relu else "none", [], "")
-        return out
-    out = torch.mm(left, right.t()) if bias is None else torch.addmm(bias, left, right.t())
-    return out.relu_() if relu else out
 
 
 def split_flat(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

@@ -12,9 +12,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from diffuser.models.layers import MLP, LevelFeatures
+from diffuser.models.layers import MLP, LevelFeatures, mish
 
 LEVEL_DIM = 16
 """Features of a noise level."""
@@ -57,9 +56,9 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Give (batch, channels, time) for features (batch, in_channels, time) and conditions (batch, dim)."""
         scale, shift = self.modulation(condition)[:, :, None].chunk(2, dim=1)
-        hidden = functional.mish(self.first_norm(self.first(features)))
+        hidden = mish(self.first_norm(self.first(features)))
         hidden = self.second_norm(self.second(hidden * (1 + scale) + shift))
-        out: Tensor = functional.mish(hidden) + self.skip(features)
+        out: Tensor = mish(hidden) + self.skip(features)
         return out
 
 
@@ -91,7 +90,7 @@ class TemporalUNet(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, c: Tensor) -> Tensor:
         """Give the output, shaped as `noisy`, for noise levels (batch,) and situations (batch, c_dim)."""
-        condition = functional.mish(self.condition(torch.cat([c, self.levels(timesteps)], dim=1)))
+        condition = mish(self.condition(torch.cat([c, self.levels(timesteps)], dim=1)))
         outer = self.enter(noisy.flatten(2).transpose(1, 2), condition)
         inner = self.middle(self.down(outer), condition)
         back = self.up(_double(inner)[:, :, : outer.shape[2]])

@@ -13,12 +13,9 @@ from torch import nn
 from diffuser.models.denoiser import MLPDenoiser
 from diffuser.models.diffusion_rl import DiffusionRL
 from diffuser.models.encoder import TrajectoryEncoder
-from diffuser.models.layers import MLP
+from diffuser.models.layers import MISH_LINEAR, MLP
 
 Floats = NDArray[np.float32]
-
-MISH_LINEAR = 20.0
-"""Beyond this, mish(x) is x in float32, and e^x would soon be too large for its square."""
 
 
 def mish(features: Floats) -> Floats:

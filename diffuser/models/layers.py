@@ -5,10 +5,56 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from training.products import Linear
+
+MISH_LINEAR = 20.0
+"""Beyond this, mish(x) is x, in float64 too, and e^x would soon be too large for its square."""
+
+
+def mish(features: Tensor) -> Tensor:
+    """Give x tanh(log(1 + e^x)) (Misra 2019, arXiv:1908.08681), on the CPU by one exponential.
+
+    With h = e^x + e^2x / 2 it is x h / (h + 1).
+    """
+    if features.device.type != "cpu" or features.dtype not in (torch.float32, torch.float64):
+        return functional.mish(features)
+    if features.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _Mish.apply(features)  # type: ignore[no-untyped-call]
+        return out
+    grown = features.clamp(max=MISH_LINEAR).exp_()
+    grown.addcmul_(grown, grown, value=0.5)
+    divisor = grown + 1
+    return torch.div(features, divisor, out=divisor).mul_(grown)
+
+
+class _Mish(Function):
+    """`mish` that finds its derivative on the way forward, so that the way back is one multiplication."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """Give mish(x), to the bit as without gradient; the derivative is (h + x (e^x + e^2x) / (h + 1)) / (h + 1)."""
+        exponential = features.clamp(max=MISH_LINEAR).exp_()
+        grown = torch.addcmul(exponential, exponential, exponential, value=0.5)
+        divisor = grown + 1
+        out = features / divisor
+        slope = exponential.addcmul_(exponential, exponential).mul_(out).add_(grown).div_(divisor)
+        ctx.save_for_backward(slope)
+        return out.mul_(grown)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (own,) = ctx.saved_tensors
+        product: Tensor = slope * own
+        return product
 
 
 class MLP(nn.Module):
@@ -16,13 +62,13 @@ class MLP(nn.Module):
 
     def __init__(self, in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise([in_dim, *hidden_dims, out_dim]))
+        self.layers = nn.ModuleList(Linear(*ends) for ends in pairwise([in_dim, *hidden_dims, out_dim]))
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the last layer's output, (..., out_dim), for features of shape (..., in_dim)."""
         *hidden, last = self.layers
         for layer in hidden:
-            features = functional.mish(layer(features))
+            features = mish(layer(features))
         out: Tensor = last(features)
         return out
 

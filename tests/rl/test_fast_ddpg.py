@@ -14,10 +14,11 @@ from rl import fast_ddpg
 from rl.buffers import Batch
 from rl.ddpg import DDPGAgent
 from rl.ddpg_config import DDPGConfig
-from rl.fast_ddpg import FastUpdate, multiply
+from rl.fast_ddpg import FastUpdate
 from rl.networks import NumpyActor
 from rl.residual import ActionMap
 from training.adam import Adam
+from training.products import multiply
 
 OBS, ACTION, BATCH = 5, 2, 24
 NETWORKS = ("actor", "critic", "target_actor", "target_critic")
@@ -227,19 +228,6 @@ def test_a_network_converted_behind_its_back_is_noticed() -> None:
     by_hand.target_critic.double()
     with pytest.raises(AssertionError, match="moved or converted"):
         by_hand.fast.update(make_batch(0, torch.float32))
-
-
-@pytest.mark.parametrize("rows", [8, 8192], ids=["small", "large"])
-@pytest.mark.parametrize("relu", [False, True])
-def test_a_product_has_bias_and_relu_whichever_library_does_it(rows: int, relu: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    left, right = torch.randn(rows, 16, generator=generator), torch.randn(12, 16, generator=generator)
-    bias = torch.randn(12, generator=generator)
-    expected = left.double() @ right.double().t() + bias.double()
-    expected = expected.clamp(min=0) if relu else expected
-    torch.testing.assert_close(multiply(left, right, bias, relu=relu).double(), expected, rtol=1e-4, atol=1e-5)
-    transposed = multiply(left.t().contiguous().t(), right.t().contiguous().t())
-    torch.testing.assert_close(transposed.double(), left.double() @ right.double().t(), rtol=1e-4, atol=1e-5)
 
 
 def test_no_operand_of_a_product_has_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
