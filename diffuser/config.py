@@ -50,6 +50,7 @@ class DiffusionRLConfig(TrainerConfig):
     max_grad_norm: Weight = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     gradient_accumulation: Annotated[Int, Field(ge=1)] = 1
+    q_weight: Weight = 0.0
     sampling_temperature: Weight = 1.0
     num_candidates: Annotated[Int, Field(ge=1)] = 1
     expectile: Annotated[float, Field(gt=0, lt=1)] = 0.7
@@ -94,9 +95,11 @@ class DiffusionRLConfig(TrainerConfig):
             faults.append(self._pair("rl_collect_steps", "<", "horizon", "not one chunk of actions would be executed"))
         if self.rl_update_freq > self.rl_collect_freq:
             faults.append(self._pair("rl_update_freq", ">", "rl_collect_freq", "some of what is collected is not used"))
+        outcome = "the critic is learnt from the data set and doesn't know the policy that acting improves"
         if self.num_candidates > 1:
-            outcome = "what chooses is learnt from the data set and doesn't know the policy that acting improves"
             faults.append(self._pair("num_candidates", "beside", "online_training", outcome))
+        if self.q_weight > 0:
+            faults.append(self._pair("q_weight", "beside", "online_training", outcome))
         if self.rl_tuned_steps > self.num_sampling_steps:
             faults.append(self._pair("rl_tuned_steps", ">", "num_sampling_steps", "there are no more steps"))
         return faults
@@ -111,19 +114,19 @@ class DiffusionRLConfig(TrainerConfig):
         off["unet_channels" if self.denoiser == "mlp" else "denoiser_hidden_dims"] = f"denoiser is {self.denoiser}"
         if self.sampler != "ddim":
             off["eta"] = f"sampler is {self.sampler}"
-        if self.num_candidates == 1:
-            off["expectile"] = "num_candidates is 1"
+        if not self.uses_critic:
+            off["expectile"] = "num_candidates is 1 and q_weight is 0"
         if not self.online_training:
             off |= dict.fromkeys(_ONLINE, "online_training is false")
-            if self.num_candidates == 1:
-                off["discount"] = "online_training is false and num_candidates is 1"
+            if not self.uses_critic:
+                off["discount"] = "online_training is false, num_candidates is 1 and q_weight is 0"
         elif not self.use_value_function:
             off |= dict.fromkeys(("value_function_weight", "gae_lambda"), "use_value_function is false")
         return off
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks, and what goes with them."""
-        shape = {"use_value_function": self.use_value_function, "num_candidates": min(self.num_candidates, 2)}
+        shape = {"use_value_function": self.use_value_function, "num_candidates": 2 if self.uses_critic else 1}
         return super().shape_settings() | shape | self._shape_online()
 
     def _shape_online(self) -> dict[str, Any]:
@@ -172,6 +175,11 @@ class DiffusionRLConfig(TrainerConfig):
             eta=self.eta,
             clip_range=self.clip_range,
         )
+
+    @property
+    def uses_critic(self) -> bool:
+        """Whether a critic of chunks is learnt: to learn by, or to choose among candidates."""
+        return self.num_candidates > 1 or self.q_weight > 0
 
     @property
     def runs_episodes(self) -> bool:

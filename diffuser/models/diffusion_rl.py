@@ -132,7 +132,8 @@ class DiffusionRL(nn.Module):
         vae_weight: of the VAE's loss beside the diffusion's; at 0 the VAE gets no gradient.
         kl_weight: of the divergence from N(0, 1) beside the squared error of a chunk.
         generator: of the CPU; draws all first weights.
-        num_candidates: chunks that `act` draws, of which the critic chooses one; above 1 it needs one.
+        q_weight: how much the critic counts beside the diffusion's loss; above 0 there must be one.
+        num_candidates: chunks that `act` draws, of which the critic chooses one; above 1 there must be one.
         temperature: factor on all noise of `act`; at 0 it draws nothing, and candidates would be alike.
 
     Attributes:
@@ -151,11 +152,13 @@ class DiffusionRL(nn.Module):
         vae_weight: float,
         kl_weight: float,
         generator: torch.Generator,
+        q_weight: float = 0.0,
         num_candidates: int = 1,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        assert num_candidates == 1 or sizes.use_critic, "candidates are chosen by the critic"
+        assert sizes.use_critic or (num_candidates == 1 and not q_weight), "both ask the critic"
+        self.q_weight = q_weight
         self.num_candidates = num_candidates
         self.temperature = temperature
         self.latent_shape = sizes.latent_shape
@@ -202,20 +205,37 @@ class DiffusionRL(nn.Module):
         return encoded
 
     def loss(self, batch: SequenceBatch, generator: torch.Generator) -> tuple[Tensor, Metrics]:
-        """Give `diffusion_loss + vae_weight * vae_loss`, and its named numbers.
+        """Give `diffusion_loss + vae_weight * vae_loss + q_weight * q_loss`, and its named numbers.
 
         The diffusion learns samples of the VAE's posterior, not its means, so that the latents it learns are about
-        N(0, 1) in every dimension; no gradient goes from it into the VAE.
+        N(0, 1) in every dimension; no gradient goes from it, or from the critic, into the VAE.
 
         Args:
             generator: draws posterior samples, noise levels and noise; of the CPU or of the batch's device.
         """
         c = self.trajectory_encoder(batch.history)
         latent, vae_loss, metrics = self._find_vae_loss(batch, generator)
-        diffusion_loss = self.diffusion_loss(latent, c, self.vae.find_token_mask(batch.chunk_mask), generator)
+        token_mask = self.vae.find_token_mask(batch.chunk_mask)
+        diffusion_loss, clean = self._denoise(latent, c, token_mask, generator)
         loss = diffusion_loss + self.vae_weight * vae_loss if self.vae_weight else diffusion_loss
-        metrics = {"loss": loss.detach(), "diffusion_loss": diffusion_loss.detach()} | metrics
-        return loss, metrics
+        metrics = {"diffusion_loss": diffusion_loss.detach()} | metrics
+        if self.q_weight:
+            q_loss = self.find_q_loss(batch.history, clean)
+            loss = loss + self.q_weight * q_loss
+            metrics["q_loss"] = q_loss.detach()
+        return loss, {"loss": loss.detach()} | metrics
+
+    def find_q_loss(self, history: History, latent: Tensor) -> Tensor:
+        """Give minus the mean value of the chunks that latents stand for, in units of its own size.
+
+        Gradients reach the latents, and the critic; not the VAE.
+
+        Source: Kang et al. 2023, arXiv:2305.20081, section 4.1, for judging what one step of the denoiser predicts in
+        place of a whole chain's end; Fujimoto and Gu 2021, arXiv:2106.06860, for the unit.
+        """
+        assert self.critic is not None
+        value, _ = self.critic.value_of_chunk(history, self.vae.decode(latent, frozen=True))
+        return -value.mean() / value.detach().abs().mean()
 
     def _find_vae_loss(self, batch: SequenceBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Metrics]:
         """Give a posterior sample without gradient, the VAE's loss, and its numbers."""
@@ -236,14 +256,21 @@ class DiffusionRL(nn.Module):
             token_mask: (batch, num_tokens): tokens where it is False count nothing.
             generator: draws levels and noise.
         """
+        return self._denoise(latent, c, token_mask, generator)[0]
+
+    def _denoise(
+        self, latent: Tensor, c: Tensor, token_mask: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Give the diffusion's loss, and the clean latents that the denoiser predicted on the way."""
         levels = torch.randint(
             self.schedule.settings.num_diffusion_steps, (len(latent),), generator=generator, device=generator.device
         ).to(latent.device)
         noise = self.draw_noise(latent.shape, generator)
-        output: Tensor = self.denoiser(self.schedule.add_noise(latent, noise, levels), levels, c)
+        noisy = self.schedule.add_noise(latent, noise, levels)
+        output: Tensor = self.denoiser(noisy, levels, c)
         errors = (output - self.schedule.find_target(latent, noise, levels)) ** 2
         weights = token_mask[:, :, None, None].expand_as(errors).to(errors.dtype)
-        return (errors * weights).sum() / weights.sum()
+        return (errors * weights).sum() / weights.sum(), self.schedule.estimate_clean(noisy, output, levels)
 
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Give standard normal numbers on the model's device, from a generator of the CPU or of that device."""

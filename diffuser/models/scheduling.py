@@ -333,6 +333,15 @@ class NoiseSchedule(nn.Module):
             return noise
         return _spread(self.signal[timesteps], clean) * noise - _spread(self.noise[timesteps], clean) * clean
 
+    def estimate_clean(self, noisy: Tensor, output: Tensor, timesteps: Tensor) -> Tensor:
+        """Give the clean latent that the denoiser's output speaks of at noise levels (batch,)."""
+        if self.settings.prediction_type == "sample":
+            return output
+        signal, noise = _spread(self.signal[timesteps], noisy), _spread(self.noise[timesteps], noisy)
+        if self.settings.prediction_type == "epsilon":
+            return (noisy - noise * output) / signal
+        return signal * noisy - noise * output
+
     def predict_clean(self, position: int | Tensor, noisy: Tensor, output: Tensor) -> Tensor:
         """Give the clean latent that the denoiser's output stands for, clipped where a range is set."""
         weights = (_spread(table[position], noisy) for table in (self.clean_sample, self.clean_output))

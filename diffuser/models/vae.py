@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from diffuser.models.layers import MLP
 
@@ -52,10 +53,18 @@ class ActionVAE(nn.Module):
         mean, logvar = self.encoder(pieces.flatten(3)).chunk(2, dim=-1)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Give chunks in [-1, 1], (batch, horizon, num_agents, action_dim), of latents as `encode` shapes them."""
+    def decode(self, latent: Tensor, *, frozen: bool = False) -> Tensor:
+        """Give chunks in [-1, 1], (batch, horizon, num_agents, action_dim), of latents as `encode` shapes them.
+
+        Args:
+            frozen: no gradient reaches the decoder's parameters.
+        """
         batch, num_tokens, num_agents, _ = latent.shape
-        pieces = torch.tanh(self.decoder(latent))
+        if frozen:
+            parameters = {name: value.detach() for name, value in self.decoder.named_parameters()}
+            pieces = torch.tanh(functional_call(self.decoder, parameters, (latent,)))
+        else:
+            pieces = torch.tanh(self.decoder(latent))
         steps = pieces.view(batch, num_tokens, num_agents, self.steps_per_token, self.action_dim).transpose(2, 3)
         return steps.reshape(batch, num_tokens * self.steps_per_token, num_agents, self.action_dim)
 

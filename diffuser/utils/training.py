@@ -288,7 +288,7 @@ def describe_sizes(config: DiffusionRLConfig, obs_dim: int, action_dim: int) -> 
         denoiser_hidden_dims=config.denoiser_hidden_dims,
         unet_channels=config.unet_channels,
         use_value_function=config.online_training and config.use_value_function,
-        use_critic=config.num_candidates > 1,
+        use_critic=config.uses_critic,
     )
 
 
@@ -301,6 +301,7 @@ def build_model(config: DiffusionRLConfig, dataset: VAESequenceDataset, generato
         vae_weight=config.vae_weight,
         kl_weight=config.vae_kl_weight,
         generator=generator,
+        q_weight=config.q_weight,
         num_candidates=config.num_candidates,
         temperature=config.sampling_temperature,
     )
