@@ -216,7 +216,7 @@ class DiffusionRL(nn.Module):
         c = self.trajectory_encoder(batch.history)
         latent, vae_loss, metrics = self._find_vae_loss(batch, generator)
         token_mask = self.vae.find_token_mask(batch.chunk_mask)
-        diffusion_loss, clean = self._denoise(latent, c, token_mask, generator)
+        diffusion_loss, clean = self.diffusion_loss(latent, c, token_mask, generator)
         loss = diffusion_loss + self.vae_weight * vae_loss if self.vae_weight else diffusion_loss
         metrics = {"diffusion_loss": diffusion_loss.detach()} | metrics
         if self.q_weight:
@@ -247,8 +247,10 @@ class DiffusionRL(nn.Module):
         metrics = {"vae_loss": total.detach(), "vae_recon_loss": recon.detach(), "vae_kl_loss": kl.detach()}
         return latent.detach(), total, metrics
 
-    def diffusion_loss(self, latent: Tensor, c: Tensor, token_mask: Tensor, generator: torch.Generator) -> Tensor:
-        """Give the mean squared error of the denoiser at noise levels drawn uniformly.
+    def diffusion_loss(
+        self, latent: Tensor, c: Tensor, token_mask: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Give the mean squared error of the denoiser at noise levels drawn uniformly, and the clean latents it says.
 
         Args:
             latent: clean, without gradient.
@@ -256,12 +258,6 @@ class DiffusionRL(nn.Module):
             token_mask: (batch, num_tokens): tokens where it is False count nothing.
             generator: draws levels and noise.
         """
-        return self._denoise(latent, c, token_mask, generator)[0]
-
-    def _denoise(
-        self, latent: Tensor, c: Tensor, token_mask: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Give the diffusion's loss, and the clean latents that the denoiser predicted on the way."""
         levels = torch.randint(
             self.schedule.settings.num_diffusion_steps, (len(latent),), generator=generator, device=generator.device
         ).to(latent.device)

@@ -18,6 +18,8 @@ from diffuser.models.critic import ChunkCritic, critic_loss
 from diffuser.models.diffusion_rl import DiffusionRL
 from diffuser.models.fast_policy import FastPolicy
 from diffuser.models.layers import draw_weights
+from diffuser.models.schedule_rules import ScheduleSettings
+from diffuser.models.scheduling import NoiseSchedule
 from diffuser.utils.training import Trainer
 from envs.episodes import Episodes, Header, RecordedEpisode, gather_episodes
 from experiment.problems import SettingsError
@@ -245,6 +247,54 @@ def test_straight_equals_resumed_with_a_critic(build: Build, stop: int) -> None:
     assert second.evaluate([1, 2]) == straight.evaluate([1, 2])
 
 
+def test_the_critics_judgement_reaches_the_policy_and_neither_vae_nor_critic(
+    make_model: Callable[..., DiffusionRL], make_batch: Callable[..., SequenceBatch]
+) -> None:
+    model, batch = make_model(use_critic=True), make_batch(16)
+    latent = torch.randn((16, *model.latent_shape), generator=make_generator(), requires_grad=True)
+    loss = model.find_q_loss(batch.history, latent)
+    assert model.critic is not None
+    value, _ = model.critic.value_of_chunk(batch.history, model.decode(latent))
+    wanted = (-value.mean() / value.abs().mean()).detach()
+    torch.testing.assert_close(loss.detach(), wanted)
+    (slope,) = torch.autograd.grad(loss, latent, retain_graph=True)
+    assert slope.abs().min() > 0
+    assert all(part is None for part in torch.autograd.grad(loss, list(model.vae.parameters()), allow_unused=True))
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_what_the_denoiser_says_is_judged_as_a_clean_latent(
+    make_schedule: Callable[..., ScheduleSettings], prediction_type: str
+) -> None:
+    schedule = NoiseSchedule(make_schedule(prediction_type=prediction_type))
+    clean, noise = torch.randn((2, 20, 1, 1, 6), generator=make_generator())
+    levels = torch.arange(20)
+    said = schedule.find_target(clean, noise, levels)
+    noisy = schedule.add_noise(clean, noise, levels)
+    torch.testing.assert_close(schedule.estimate_clean(noisy, said, levels), clean, atol=1e-4, rtol=1e-4)
+
+
+def test_learning_by_the_critic_moves_the_policy_alone_at_once(build: Build) -> None:
+    hashes = []
+    for weight in (0.0, 1.0):
+        trainer = build(num_candidates=2, q_weight=weight, max_grad_norm=0.0)  # nothing is shortened together
+        trainer.train_step()
+        hashes.append({name: hash_state(part.state_dict()) for name, part in trainer.components().items()})
+    assert {name for name in hashes[0] if hashes[0][name] != hashes[1][name]} == {"denoiser", "trajectory_encoder"}
+
+
+def test_learning_by_the_critic_is_better_than_imitation(build: Build) -> None:
+    returns = []
+    for weight in (0.0, 1.0):
+        wanted = {"horizon": 1, "discount": 0.5, "batch_size": 64, "learning_rate": 3e-3, "hidden_dims": [32, 32]}
+        trainer = build(num_candidates=2, q_weight=weight, **wanted)
+        for _ in range(1200):
+            trainer.train_step()
+        trainer.average.num_candidates = 1
+        returns.append(np.mean(trainer.evaluate(range(20)).returns))
+    assert returns[1] > 0.8 * returns[0]  # they are below 0
+
+
 @pytest.mark.parametrize(("key", "value"), [("expectile", 0.9), ("discount", 0.5)])
 def test_each_key_of_the_critic_changes_it_and_nothing_else(build: Build, key: str, value: float) -> None:
     trainers = [build(num_candidates=2), build(num_candidates=2, **{key: value})]
@@ -282,8 +332,9 @@ def test_keys_that_mean_nothing_here_take_no_part_in_the_identity(build: Build) 
     assert build_config(settings_of_run | {"expectile": 0.9}).run_id() == plain.run_id()
     assert build_config(settings_of_run | {"discount": 0.5}).run_id() == plain.run_id()
     choosing = settings_of_run | {"num_candidates": 4}
-    ids = {build_config(choosing | other).run_id() for other in ({}, {"expectile": 0.9}, {"discount": 0.5})}
-    assert len(ids | {plain.run_id()}) == 4
+    others: list[dict[str, Any]] = [{}, {"expectile": 0.9}, {"discount": 0.5}, {"q_weight": 0.5}]
+    ids = {build_config(choosing | other).run_id() for other in others}
+    assert len(ids | {plain.run_id()}) == 5
 
 
 @pytest.mark.parametrize(
@@ -292,6 +343,8 @@ def test_keys_that_mean_nothing_here_take_no_part_in_the_identity(build: Build) 
         ({"num_candidates": 0}, "num_candidates must be >= 1"),
         ({"num_candidates": 2, "sampling_temperature": 0.0}, "all candidates would be the same chunk"),
         ({"num_candidates": 2, "online_training": True}, "doesn't know the policy that acting improves"),
+        ({"q_weight": 0.5, "online_training": True}, "doesn't know the policy that acting improves"),
+        ({"q_weight": -1.0}, "q_weight must be >= 0"),
         ({"num_candidates": 2, "expectile": 1.0}, "expectile must be < 1"),
         ({"sampling_temperature": -0.5}, "sampling_temperature must be >= 0"),
     ],

@@ -281,7 +281,7 @@ def test_every_key_is_in_one_of_the_tables_or_named_here(build: Build) -> None:
     from training.config import TrainerConfig
 
     named = {"diffusion", "loader", "evaluator", "dataset", "online_training", "unet_channels"}
-    named |= {"num_candidates", "sampling_temperature", "expectile"}  # test_candidates.py
+    named |= {"num_candidates", "q_weight", "sampling_temperature", "expectile"}  # test_candidates.py
     own = set(type(build().config).model_fields) - set(TrainerConfig.model_fields)
     assert own - set(EFFECTS) - set(ONLINE_EFFECTS) == named
 
