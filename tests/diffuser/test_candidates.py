@@ -162,7 +162,7 @@ def test_a_history_is_worth_the_expectile_of_its_chunks(
 
 
 def test_the_candidate_with_the_highest_lower_value_is_chosen(make_batch: Callable[..., SequenceBatch]) -> None:
-    critic, batch = build_critic(), make_batch(5)
+    critic, batch = build_critic().requires_grad_(False), make_batch(5)
     candidates = torch.rand((5, 9, 4, 1, 2), generator=make_generator()) * 2 - 1
     chosen = critic.rank(batch.history, candidates)
     for row in range(5):
