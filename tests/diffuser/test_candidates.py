@@ -144,14 +144,7 @@ def test_a_history_is_worth_the_expectile_of_its_chunks(
     make_batch: Callable[..., SequenceBatch], expectile: float
 ) -> None:
     batch = make_batch(16)
-    history = replace(
-        batch.history,
-        **{
-            name: getattr(batch.history, name)[1:2].expand_as(getattr(batch.history, name))
-            for name in ("obs", "action", "mask")
-        },
-    )
-    batch = replace(batch, history=history)
+    batch = replace(batch, history=take_rows(batch.history, [1] * 16))
     rewards = torch.linspace(-1, 1, 16) ** 3
     critic = learn(build_critic(), batch, repeat_outcome(batch, rewards, 0.8, 1.0), expectile, 1500)
     value = float(critic.value_of_history(batch.history)[0].detach())
@@ -166,13 +159,9 @@ def test_the_candidate_with_the_highest_lower_value_is_chosen(make_batch: Callab
     candidates = torch.rand((5, 9, 4, 1, 2), generator=make_generator()) * 2 - 1
     chosen = critic.rank(batch.history, candidates)
     for row in range(5):
-        one = replace(
-            batch.history, **{name: getattr(batch.history, name)[row : row + 1] for name in ("obs", "action", "mask")}
-        )
-        values = [
-            min(float(value) for value in critic.value_of_chunk(one, candidates[row, n : n + 1])) for n in range(9)
-        ]
-        assert int(chosen[row]) == int(np.argmax(values))
+        repeated = take_rows(batch.history, [row] * 9)
+        values = torch.stack(critic.value_of_chunk(repeated, candidates[row]))
+        assert int(chosen[row]) == int(values.amin(0).argmax())
     assert len(set(chosen.tolist())) > 1
 
 
