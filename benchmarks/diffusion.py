@@ -58,6 +58,7 @@ SIZES = ModelSizes(
     denoiser_hidden_dims=(256, 256, 256),
     unet_channels=64,
     use_value_function=False,
+    use_critic=False,
 )
 
 

@@ -50,6 +50,9 @@ class DiffusionRLConfig(TrainerConfig):
     max_grad_norm: Weight = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     gradient_accumulation: Annotated[Int, Field(ge=1)] = 1
+    sampling_temperature: Weight = 1.0
+    num_candidates: Annotated[Int, Field(ge=1)] = 1
+    expectile: Annotated[float, Field(gt=0, lt=1)] = 0.7
 
     online_training: bool = False
     use_value_function: bool = True
@@ -77,6 +80,9 @@ class DiffusionRLConfig(TrainerConfig):
         faults += [Fault(keys, message) for keys, message in found]
         if self.online_training:
             faults += self._find_online_contradictions()
+        if self.num_candidates > 1 and self.sampling_temperature == 0:
+            outcome = "all candidates would be the same chunk"
+            faults.append(self._pair("num_candidates", "beside", "sampling_temperature", outcome))
         return faults
 
     def _find_online_contradictions(self) -> list[Fault]:
@@ -88,6 +94,9 @@ class DiffusionRLConfig(TrainerConfig):
             faults.append(self._pair("rl_collect_steps", "<", "horizon", "not one chunk of actions would be executed"))
         if self.rl_update_freq > self.rl_collect_freq:
             faults.append(self._pair("rl_update_freq", ">", "rl_collect_freq", "some of what is collected is not used"))
+        if self.num_candidates > 1:
+            outcome = "what chooses is learnt from the data set and doesn't know the policy that acting improves"
+            faults.append(self._pair("num_candidates", "beside", "online_training", outcome))
         if self.rl_tuned_steps > self.num_sampling_steps:
             faults.append(self._pair("rl_tuned_steps", ">", "num_sampling_steps", "there are no more steps"))
         return faults
@@ -102,15 +111,20 @@ class DiffusionRLConfig(TrainerConfig):
         off["unet_channels" if self.denoiser == "mlp" else "denoiser_hidden_dims"] = f"denoiser is {self.denoiser}"
         if self.sampler != "ddim":
             off["eta"] = f"sampler is {self.sampler}"
+        if self.num_candidates == 1:
+            off["expectile"] = "num_candidates is 1"
         if not self.online_training:
             off |= dict.fromkeys(_ONLINE, "online_training is false")
+            if self.num_candidates == 1:
+                off["discount"] = "online_training is false and num_candidates is 1"
         elif not self.use_value_function:
             off |= dict.fromkeys(("value_function_weight", "gae_lambda"), "use_value_function is false")
         return off
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks, and what goes with them."""
-        return super().shape_settings() | {"use_value_function": self.use_value_function} | self._shape_online()
+        shape = {"use_value_function": self.use_value_function, "num_candidates": min(self.num_candidates, 2)}
+        return super().shape_settings() | shape | self._shape_online()
 
     def _shape_online(self) -> dict[str, Any]:
         if not self.online_training:
@@ -181,7 +195,6 @@ _ONLINE = (
     "rl_clip_range",
     "rl_target_kl",
     "rl_tuned_steps",
-    "discount",
     "gae_lambda",
     "denoising_discount",
     "num_envs",

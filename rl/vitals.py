@@ -62,8 +62,10 @@ def measure_stuck_share(own: Tensor, slope: Tensor, obs: Tensor, action_map: Act
 
 def measure_when_passed_back(own: Tensor, obs: Tensor, action_map: ActionMap, vitals: Vitals) -> None:
     """Have `stuck_share` measured as soon as the loss's derivative by the own actions is known; see above."""
+    # Without its graph: that holds the hook, and if the hook held it too, no update would ever be let go.
+    done = own.detach()
 
     def measure(slope: Tensor) -> None:
-        vitals["stuck_share"] = measure_stuck_share(own, slope, obs, action_map)
+        vitals["stuck_share"] = measure_stuck_share(done, slope, obs, action_map)
 
     own.register_hook(measure)  # type: ignore[no-untyped-call]

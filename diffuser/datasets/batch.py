@@ -38,3 +38,23 @@ class SequenceBatch:
     chunk: Tensor
     chunk_mask: Tensor
     return_to_go: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of recorded chunks, (batch,) each but for the first and the last.
+
+    Attributes:
+        chunk: (batch, horizon, num_agents, action_dim), in [-1, 1], whole: where an episode ended within it, actions of
+            another window stand for those that were never done.
+        reward: discounted sum over the chunk's recorded steps, the agents' mean, divided by a unit.
+        discount: of what comes after them.
+        terminated: 1 where the task ended within them, else 0.
+        next_history: after them; that of the episode's last frame where it ended within them.
+    """
+
+    chunk: Tensor
+    reward: Tensor
+    discount: Tensor
+    terminated: Tensor
+    next_history: History

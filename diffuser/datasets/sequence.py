@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffuser.datasets.batch import History, SequenceBatch
+from diffuser.datasets.batch import History, Outcome, SequenceBatch
 from diffuser.datasets.normalization import ActionScale, Floats, NormalizerKind, fit_obs_normalizer
 from envs.episodes import EpisodeError, Episodes, check_episodes
 
@@ -63,6 +63,7 @@ class VAESequenceDataset:
         self.normalizer = fit_obs_normalizer(obs_normalizer, episodes)
         self.action_scale = ActionScale(*bounds)
         self._first_steps = episodes.first_steps
+        self._discount = discount
         self._returns = find_returns_to_go(episodes, discount)
 
     def __len__(self) -> int:
@@ -80,6 +81,36 @@ class VAESequenceDataset:
         arrays = (*history, chunk, inside, self._returns[windows])
         obs, action, mask, *rest = (torch.from_numpy(array).to(device) for array in arrays)
         return SequenceBatch(History(obs, action, mask), *rest)
+
+    def gather_outcomes(self, windows: Indices, batch: SequenceBatch, unit: float) -> Outcome:
+        """Give what came of the chunks of a batch.
+
+        Args:
+            windows: that the batch was gathered from.
+            batch: what `gather` gave for them.
+            unit: that rewards are divided by.
+        """
+        device = batch.chunk.device
+        episode = np.searchsorted(self._first_steps, windows, side="right") - 1
+        step, length = windows - self._first_steps[episode], self.episodes.lengths[episode]
+        taken = np.minimum(self.horizon, length - step)
+        ahead = np.arange(self.horizon)
+        inside = ahead < taken[:, None]
+        rewards = self.episodes.rewards[np.where(inside, windows[:, None] + ahead, 0)].mean(-1)
+        reward = (np.where(inside, rewards, 0) * self._discount**ahead).sum(1) / unit
+        terminated = self.episodes.terminated[episode] & (step + taken == length)
+        history = self._gather_history(windows + taken, step + taken, episode)
+        columns = (reward, self._discount**taken, terminated)
+        rewarded, discount, ended = (torch.from_numpy(column.astype(np.float32)).to(device) for column in columns)
+        after = History(*(torch.from_numpy(array).to(device) for array in history))
+        # What an end cut off mustn't be told from a whole chunk: at decisions, chunks are whole.
+        chunk = torch.where(batch.chunk_mask[:, :, None, None], batch.chunk, batch.chunk.roll(1, 0))
+        return Outcome(chunk, rewarded, discount, ended, after)
+
+    def measure_return_size(self) -> float:
+        """Give the root mean square of the returns to go, 1 where all are 0: a unit in which values are about 1."""
+        size = float(np.sqrt(np.mean(np.square(self._returns, dtype=np.float64))))
+        return size if size > 0 else 1.0
 
     def _gather_history(
         self, windows: Indices, step: Indices, episode: Indices

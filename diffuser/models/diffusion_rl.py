@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffuser.datasets.batch import History, SequenceBatch
+from diffuser.models.critic import ChunkCritic
 from diffuser.models.denoiser import LatentDenoiser, MLPDenoiser, TemporalUNet, count_tokens
 from diffuser.models.encoder import TrajectoryEncoder
 from diffuser.models.layers import draw_weights
@@ -63,6 +64,7 @@ class ModelSizes:
         denoiser_hidden_dims: of the `mlp` denoiser's layers.
         unet_channels: of the `unet` denoiser, a multiple of 32.
         use_value_function: whether there is one.
+        use_critic: whether there is one of chunks.
     """
 
     obs_dim: int
@@ -77,6 +79,7 @@ class ModelSizes:
     denoiser_hidden_dims: Sequence[int]
     unet_channels: int
     use_value_function: bool
+    use_critic: bool
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -105,7 +108,13 @@ def build_networks(sizes: ModelSizes, num_diffusion_steps: int) -> dict[str, nn.
         "denoiser": denoiser,
         "exploration": ExplorationScale(latent_dim),
     }
-    return networks | ({"value_function": ValueFunction(c_dim, hidden)} if sizes.use_value_function else {})
+    if sizes.use_value_function:
+        networks["value_function"] = ValueFunction(c_dim, hidden)
+    if sizes.use_critic:
+        networks["critic"] = ChunkCritic(
+            sizes.obs_dim, sizes.action_dim, agents, sizes.history_horizon, sizes.horizon, hidden
+        )
+    return networks
 
 
 def count_model_parameters(sizes: ModelSizes) -> dict[str, int]:
@@ -123,9 +132,12 @@ class DiffusionRL(nn.Module):
         vae_weight: of the VAE's loss beside the diffusion's; at 0 the VAE gets no gradient.
         kl_weight: of the divergence from N(0, 1) beside the squared error of a chunk.
         generator: of the CPU; draws all first weights.
+        num_candidates: chunks that `act` draws, of which the critic chooses one; above 1 it needs one.
+        temperature: factor on all noise of `act`; at 0 it draws nothing, and candidates would be alike.
 
     Attributes:
         value: the value function, or None.
+        critic: of chunks, or None.
         latent_shape: tokens, agents and dimensions of a latent.
         latent_size: their product.
         num_steps: K, the steps of a chain.
@@ -139,8 +151,13 @@ class DiffusionRL(nn.Module):
         vae_weight: float,
         kl_weight: float,
         generator: torch.Generator,
+        num_candidates: int = 1,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        assert num_candidates == 1 or sizes.use_critic, "candidates are chosen by the critic"
+        self.num_candidates = num_candidates
+        self.temperature = temperature
         self.latent_shape = sizes.latent_shape
         self.latent_size = math.prod(sizes.latent_shape)
         self.vae_weight = vae_weight
@@ -155,6 +172,7 @@ class DiffusionRL(nn.Module):
         self.denoiser = networks["denoiser"]
         self.exploration = cast(ExplorationScale, networks["exploration"])
         self.value = networks.get("value_function")
+        self.critic = cast(ChunkCritic | None, networks.get("critic"))
         self.schedule = NoiseSchedule(schedule)
         self.num_steps = self.schedule.num_steps
 
@@ -167,7 +185,8 @@ class DiffusionRL(nn.Module):
         """Give the networks by name; the learned deviation is a component too."""
         names = ("vae", "trajectory_encoder", "denoiser", "exploration")
         components: dict[str, nn.Module] = {name: getattr(self, name) for name in names}
-        return components | ({"value_function": self.value} if self.value is not None else {})
+        others = {"value_function": self.value, "critic": self.critic}
+        return components | {name: network for name, network in others.items() if network is not None}
 
     def freeze_representation(self) -> None:
         """Stop gradients to the VAE and the trajectory encoder: stored chains keep the meaning they were drawn with.
@@ -322,6 +341,34 @@ class DiffusionRL(nn.Module):
 
     @torch.no_grad()
     def act(self, history: History, *, generator: torch.Generator, deterministic: bool = False) -> Tensor:
-        """Give a chunk for each history, (batch, horizon, num_agents, action_dim) in [-1, 1]."""
-        c = self.trajectory_encoder(history)
-        return self.decode(self.sample(c, generator=generator, deterministic=deterministic))
+        """Give a chunk for each history, (batch, horizon, num_agents, action_dim) in [-1, 1].
+
+        Args:
+            generator: draws the noise of `decide`.
+            deterministic: steps add no noise; the first latents are drawn all the same.
+        """
+        noise = self.draw_noise((len(history.obs), *self.noise_shape), generator)
+        if deterministic:
+            noise[:, :, 1:] = 0
+        return self.decide(history, noise)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """What `decide` wants for each history: candidates, K + 1, tokens, agents, dimensions."""
+        return (self.num_candidates, self.num_steps + 1, *self.latent_shape)
+
+    @torch.no_grad()
+    def decide(self, history: History, noise: Tensor) -> Tensor:
+        """Give the best of `num_candidates` chunks for each history, (batch, horizon, num_agents, action_dim).
+
+        Args:
+            noise: standard normal, (batch, *noise_shape); see `run_chain`.
+        """
+        c = self.trajectory_encoder(history).repeat_interleave(self.num_candidates, dim=0)
+        latents = self.run_chain(c, self.temperature * noise.flatten(0, 1))[:, -1]
+        chunks = self.decode(latents)
+        candidates = chunks.view(-1, self.num_candidates, *chunks.shape[1:])
+        if self.critic is None or self.num_candidates == 1:
+            return candidates[:, 0]
+        best = self.critic.rank(history, candidates)
+        return candidates[torch.arange(len(best), device=best.device), best]

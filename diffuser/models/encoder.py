@@ -11,12 +11,24 @@ from diffuser.datasets.batch import History
 from diffuser.models.layers import MLP
 
 
-class TrajectoryEncoder(nn.Module):
-    """Gives one vector c of a history of all agents.
+def count_history_features(obs_dim: int, action_dim: int, num_agents: int, history_horizon: int) -> int:
+    """Give how many numbers `join_history` gives."""
+    return history_horizon * (num_agents * (obs_dim + action_dim) + 1)
 
-    Padded entries are replaced by 0 before anything else, and the mask is an input too, so that the beginning of an
-    episode differs from a history of zeros.
+
+def join_history(history: History) -> Tensor:
+    """Give all numbers of each history side by side, (batch, features).
+
+    Padded entries are replaced by 0, and the mask is among the numbers, so that the beginning of an episode differs
+    from a history of zeros.
     """
+    features = torch.cat([history.obs, history.action], dim=-1)
+    hidden = torch.where(history.mask[:, :, None, None], features, 0)
+    return torch.cat([hidden.flatten(1), history.mask.to(features.dtype)], dim=1)
+
+
+class TrajectoryEncoder(nn.Module):
+    """Gives one vector c of a history of all agents; what is padded changes nothing."""
 
     def __init__(
         self,
@@ -28,12 +40,10 @@ class TrajectoryEncoder(nn.Module):
         hidden_dims: Sequence[int],
     ) -> None:
         super().__init__()
-        in_dim = history_horizon * (num_agents * (obs_dim + action_dim) + 1)
+        in_dim = count_history_features(obs_dim, action_dim, num_agents, history_horizon)
         self.mlp = MLP(in_dim, hidden_dims, trajectory_latent_dim)
 
     def forward(self, history: History) -> Tensor:
         """Give c, (batch, trajectory_latent_dim)."""
-        features = torch.cat([history.obs, history.action], dim=-1)
-        hidden = torch.where(history.mask[:, :, None, None], features, 0)
-        c: Tensor = self.mlp(torch.cat([hidden.flatten(1), history.mask.to(features.dtype)], dim=1))
+        c: Tensor = self.mlp(join_history(history))
         return c

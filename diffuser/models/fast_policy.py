@@ -60,13 +60,16 @@ class FastPolicy:
         model: on the CPU, in float32.
 
     Raises:
-        ValueError: the model's denoiser is a U-Net.
+        ValueError: the model's denoiser is a U-Net, or it chooses among candidates.
     """
 
     def __init__(self, model: DiffusionRL) -> None:
         if not isinstance(model.denoiser, MLPDenoiser):
             raise ValueError("denoiser: only mlp can act through NumPy; use DiffusionRL.act for unet")
+        if model.num_candidates > 1:
+            raise ValueError("num_candidates: only 1 can act through NumPy; use DiffusionRL.act for more")
         assert isinstance(model.trajectory_encoder, TrajectoryEncoder)
+        self._temperature = np.float32(model.temperature)
         self.noise_shape = (model.num_steps + 1, model.latent_size)
         self._encoder = NumpyMLP(model.trajectory_encoder.mlp)
         self._denoiser = NumpyMLP(model.denoiser.mlp)
@@ -89,7 +92,7 @@ class FastPolicy:
         """
         hidden = np.where(mask[:, None, None], np.concatenate([obs, action], axis=-1), np.float32(0))
         c = self._encoder(np.concatenate([hidden.reshape(-1), mask.astype(np.float32)]))
-        return self.decode(self.sample(c, noise))
+        return self.decode(self.sample(c, self._temperature * noise))
 
     def sample(self, c: Floats, noise: Floats) -> Floats:
         """Give a clean latent, (latent_size,), for one encoded history and noise as in `act`."""

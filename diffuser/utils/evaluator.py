@@ -93,19 +93,16 @@ class MADEvaluator:
         should_stop: Callable[[], bool],
     ) -> None:
         """Execute one chunk in each environment that runs."""
-        noise = draw_noise(model, [generator for _, generator in running.values()])
+        noise = draw_noise(model, [generator for _, generator in running.values()], model.noise_shape)
         worlds = [world for world, _ in running.values()]
-        with torch.no_grad():
-            history = stack_histories([world.history for world in worlds], noise.device)
-            c = model.encode_history(history.obs, history.action, history.mask)
-            chunks: NDArray[Any] = model.decode(model.run_chain(c, noise)[:, -1]).cpu().numpy()
+        history = stack_histories([world.history for world in worlds], noise.device)
+        chunks: NDArray[Any] = model.decide(history, noise).cpu().numpy()
         for world, chunk in zip(worlds, chunks, strict=True):
             world.execute(chunk, should_stop)
 
 
-def draw_noise(model: DiffusionRL, generators: Sequence[np.random.Generator]) -> torch.Tensor:
-    """Give what chains begin with and what their steps add, (batch, K + 1, tokens, agents, dim), each row of its own
-    generator, on the model's device."""
-    shape = (model.num_steps + 1, *model.latent_shape)
+def draw_noise(model: DiffusionRL, generators: Sequence[np.random.Generator], shape: tuple[int, ...]) -> torch.Tensor:
+    """Give standard normal numbers, (number of generators, *shape), each row of its own generator, on the model's
+    device."""
     rows = [generator.standard_normal(shape, dtype=np.float32) for generator in generators]
     return torch.from_numpy(np.stack(rows)).to(model.log_std.device)

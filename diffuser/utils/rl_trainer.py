@@ -29,8 +29,6 @@ from diffuser.worlds import ChunkOutcome, World, stack_histories
 from envs.make import Env
 from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
-from training.adam import Adam
-from training.gate import GradientGate
 from training.protocol import Episode, StepResult, Treatment
 from training.seeding import derive_reset_seed, spawn_generator
 from training.vitals import Metrics, Vitals, combine_vitals, is_measured, note_skips
@@ -73,9 +71,12 @@ class OnlineOfflineTrainer(Trainer):
         ]
         self._check_environment(self._worlds[0].env)
         tuned: list[nn.Module] = [self.model.denoiser, self.model.exploration]
-        self._rl_optimizers = {"policy": self._build_optimizer(tuned)}
+        parts = {"policy": [parameter for network in tuned for parameter in network.parameters()]}
         if self.model.value is not None:
-            self._rl_optimizers["value"] = self._build_optimizer([self.model.value])
+            parts["value"] = list(self.model.value.parameters())
+        self._rl_optimizers = {
+            name: self._build_optimizer(parameters, config.rl_learning_rate) for name, parameters in parts.items()
+        }
         self._positions = tuple(range(self.model.num_steps - config.rl_tuned_steps, self.model.num_steps))
         self._exploring = [spawn_generator(config.seed, f"exploring/{number}") for number in range(config.num_envs)]
         self._passes = spawn_generator(config.seed, "passes")
@@ -84,13 +85,6 @@ class OnlineOfflineTrainer(Trainer):
         self._acts = False
         self._online_updates = 0
         self._return_size: float | None = None
-
-    def _build_optimizer(self, networks: list[nn.Module]) -> Adam:
-        parameters = [parameter for network in networks for parameter in network.parameters()]
-        optimizer = Adam(parameters, self.config.rl_learning_rate)
-        if self.config.guard == "repair":
-            optimizer.gate = GradientGate(self._device)
-        return optimizer
 
     def train_step(self) -> StepResult:
         """Learn from data while warming up; afterwards collect, improve, or let the step pass, as the keys say."""
@@ -135,7 +129,8 @@ class OnlineOfflineTrainer(Trainer):
                 world.begin_episode(derive_reset_seed(self.config.seed, stream) if world.needs_seed else None)
         c = self._encode()
         with torch.no_grad():
-            chain = self.model.run_chain(c, draw_noise(self.model, self._exploring), explore=True)
+            noise = draw_noise(self.model, self._exploring, self.model.noise_shape)[:, 0]
+            chain = self.model.run_chain(c, noise, explore=True)
             log_prob = self.model.log_prob(chain, c, self._positions) / self.model.latent_size
             chunks: NDArray[np.float32] = self.model.decode(chain[:, -1]).cpu().numpy()
         outcomes = [world.execute(chunk) for world, chunk in zip(self._worlds, chunks, strict=True)]

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffuser.config import DiffusionRLConfig
+from diffuser.datasets.batch import SequenceBatch
 from diffuser.datasets.sequence import VAESequenceDataset, WindowSampler, check_fit
+from diffuser.models.critic import ChunkCritic, critic_loss
 from diffuser.models.diffusion_rl import DiffusionRL, ModelSizes
 from diffuser.utils.evaluator import MADEvaluator
 from diffuser.worlds import ChunkPolicy
@@ -64,6 +66,7 @@ class Trainer:
         "_batch_size",
         "_online_parameters",
         "_average_parameters",
+        "_return_unit",
     )
 
     resume_mode: Literal["exact", "episode"]
@@ -90,13 +93,24 @@ class Trainer:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._online_parameters = [parameter.detach() for parameter in self.model.parameters()]
         self._average_parameters: list[Tensor] = list(self.average.parameters())
-        self._optimizer = Adam(list(self.model.parameters()), config.learning_rate)
-        if config.guard == "repair":
-            self._optimizer.gate = GradientGate(device)
+        self._optimizers = {"model": self._build_optimizer(self._list_policy_parameters(), config.learning_rate)}
+        if self.model.critic is not None:
+            critic = list(self.model.critic.parameters())
+            self._optimizers["critic"] = self._build_optimizer(critic, config.learning_rate)
+        self._return_unit = self.dataset.measure_return_size()
         self._sampler = WindowSampler(len(self.dataset), derive_seed(config.seed, "windows"))
         self._generator = torch.Generator().manual_seed(derive_seed(config.seed, "diffusion"))
         self._batch_size = config.batch_size
         self._steps = 0
+
+    def _list_policy_parameters(self) -> list[nn.Parameter]:
+        return [parameter for name, parameter in self.model.named_parameters() if not name.startswith("critic.")]
+
+    def _build_optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> Adam:
+        optimizer = Adam(parameters, learning_rate)
+        if self.config.guard == "repair":
+            optimizer.gate = GradientGate(self._device)
+        return optimizer
 
     def _make_environment(self) -> Env:
         return make_env(self.config.env_name, self.config.env_kwargs)
@@ -125,27 +139,45 @@ class Trainer:
         measured = vitals if is_measured(self._steps) else None
         self._steps += 1
         metrics = self._learn_from_data(measured)
-        note_skips([self._optimizer], measured)
+        note_skips(list(self._optimizers.values()), measured)
         return StepResult(metrics, updates=1, vitals=vitals)
 
     def _learn_from_data(self, vitals: Vitals | None) -> Metrics:
-        parameters = self._optimizer.parameters
         count = self.config.gradient_accumulation
-        gradients: list[Tensor] = [torch.zeros_like(parameter) for parameter in parameters]
+        sums = {
+            name: [torch.zeros_like(p) for p in optimizer.parameters] for name, optimizer in self._optimizers.items()
+        }
         metrics: Metrics = {}
         for _ in range(count):
             windows = self._sampler.draw(self._batch_size)
-            loss, numbers = self.model.loss(self.dataset.gather(windows, self._device), self._generator)
-            # What a weight of 0 cuts off has no gradient at all.
-            parts = torch.autograd.grad(loss / count, parameters, allow_unused=True)
-            for gradient, part in zip(gradients, parts, strict=True):
-                if part is not None:
-                    gradient += part
+            batch = self.dataset.gather(windows, self._device)
+            model_loss, numbers = self.model.loss(batch, self._generator)
+            losses = {"model": model_loss}
+            if self.model.critic is not None:
+                losses["critic"], critic_numbers = self._find_critic_loss(self.model.critic, windows, batch)
+                numbers |= critic_numbers
+            for name, loss in losses.items():
+                self._add_gradients(sums[name], loss / count, self._optimizers[name].parameters)
             for name, value in numbers.items():
                 metrics[name] = metrics.get(name, torch.zeros_like(value)) + value / count
-        self._descend("model", self._optimizer, gradients, vitals)
+        for name, optimizer in self._optimizers.items():
+            self._descend(name, optimizer, sums[name], vitals)
         self._move_average()
         return metrics
+
+    def _find_critic_loss(
+        self, critic: ChunkCritic, windows: NDArray[np.int64], batch: SequenceBatch
+    ) -> tuple[Tensor, Metrics]:
+        """Give the loss of the critic that chooses among candidates; its slow copy is the average's."""
+        outcome = self.dataset.gather_outcomes(windows, batch, self._return_unit)
+        assert self.average.critic is not None
+        return critic_loss(critic, self.average.critic, batch.history, outcome, self.config.expectile)
+
+    def _add_gradients(self, sums: list[Tensor], loss: Tensor, parameters: list[Tensor]) -> None:
+        # What a weight of 0 cuts off has no gradient at all.
+        for total, part in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            if part is not None:
+                total += part
 
     def _descend(self, name: str, optimizer: Adam, gradients: list[Tensor], vitals: Vitals | None) -> None:
         """Take an optimizer step, and note `weights/<name>` and `gradient/<name>` where vitals are measured."""
@@ -181,7 +213,8 @@ class Trainer:
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""
-        self._optimizer.scale_learning_rate(treatment.learning_rate_factor)
+        for optimizer in self._optimizers.values():
+            optimizer.scale_learning_rate(treatment.learning_rate_factor)
         self._batch_size = max(1, self.config.batch_size >> treatment.batch_halvings)
 
     def redraw(self, number: int) -> None:
@@ -193,7 +226,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "sampler": self._sampler.state_dict(),
             "generator": self._generator.get_state(),
             "steps": self._steps,
@@ -203,7 +236,8 @@ class Trainer:
         """Take over a state that `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self._sampler.load_state_dict(state["sampler"])
         self._generator.set_state(state["generator"].cpu())
         self._steps = state["steps"]
@@ -254,6 +288,7 @@ def describe_sizes(config: DiffusionRLConfig, obs_dim: int, action_dim: int) -> 
         denoiser_hidden_dims=config.denoiser_hidden_dims,
         unet_channels=config.unet_channels,
         use_value_function=config.online_training and config.use_value_function,
+        use_critic=config.num_candidates > 1,
     )
 
 
@@ -261,5 +296,11 @@ def build_model(config: DiffusionRLConfig, dataset: VAESequenceDataset, generato
     """Give the networks with their first weights, on the CPU, so that a seed gives the same ones on every device."""
     sizes = describe_sizes(config, dataset.episodes.obs_dim, dataset.episodes.action_dim)
     return DiffusionRL(
-        sizes, config.schedule, vae_weight=config.vae_weight, kl_weight=config.vae_kl_weight, generator=generator
+        sizes,
+        config.schedule,
+        vae_weight=config.vae_weight,
+        kl_weight=config.vae_kl_weight,
+        generator=generator,
+        num_candidates=config.num_candidates,
+        temperature=config.sampling_temperature,
     )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from diffuser.datasets.batch import History, SequenceBatch
 from diffuser.models.diffusion_rl import DiffusionRL, ModelSizes
 from diffuser.models.schedule_rules import ScheduleSettings
+from diffuser.utils.training import Trainer
+from envs.episodes import Header, RecordedEpisode, gather_episodes, write_episodes
+from train import build_config, find_trainer
 
 SCHEDULE = ScheduleSettings(
     num_diffusion_steps=20,
@@ -35,7 +41,35 @@ SIZES = ModelSizes(
     denoiser_hidden_dims=(24, 24),
     unet_channels=32,
     use_value_function=True,
+    use_critic=False,
 )
+
+
+LENGTH = 24
+
+Build = Callable[..., Trainer]
+
+
+class TrackEnv(gym.Env[Any, Any]):
+    """Twenty-four steps; observes a wave and the time, and pays for actions near the wave."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-2, 2, (2,))
+        self.action_space = gym.spaces.Box(-2, 2, (1,))
+        self.time, self.phase = 0, 0.0
+
+    def observe(self) -> Any:
+        return np.array([np.sin(self.phase + 0.3 * self.time), self.time / LENGTH], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.phase = 0, float(self.np_random.uniform(0, 6))
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = -abs(float(action[0]) - float(self.observe()[0]))
+        self.time += 1
+        return self.observe(), reward, False, self.time >= LENGTH, {}
 
 
 def build_model(
@@ -102,3 +136,73 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def _track() -> Iterator[None]:
+    gym.register("Track-v0", TrackEnv, max_episode_steps=1_000)
+    yield
+    del gym.registry["Track-v0"]
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of episodes whose actions follow the wave, with noise."""
+    generator, env, episodes = np.random.default_rng(0), TrackEnv(), []
+    for seed in range(12):
+        obs, _ = env.reset(seed=seed)
+        frames, actions, rewards, over = [obs], [], [], False
+        while not over:
+            action = np.clip(obs[:1] + 0.3 * generator.standard_normal(1), -2, 2).astype(np.float32)
+            obs, reward, _, over, _ = env.step(action)
+            frames.append(obs)
+            actions.append(action)
+            rewards.append([reward])
+        arrays = (np.array(part, dtype=np.float32) for part in (frames, actions))
+        observations, done = (part[:, None] for part in arrays)
+        episodes.append(RecordedEpisode(observations, done, np.array(rewards, dtype=np.float32), terminated=False))
+    bound = np.full((1, 1), 2, dtype=np.float32)
+    path = tmp_path_factory.mktemp("data") / "track.h5"
+    write_episodes(path, gather_episodes(Header("Track-v0", {}, -bound, bound, {"kind": "wave"}), episodes))
+    return path
+
+
+@pytest.fixture
+def build(dataset: Path, _track: None) -> Iterator[Build]:
+    """Give a function that builds a small trainer; all are closed at the end."""
+    built: list[Trainer] = []
+
+    def build_one(**settings: Any) -> Trainer:
+        online = {
+            "online_training": True,
+            "rl_warmup_steps": 4,
+            "rl_collect_freq": 4,
+            "rl_collect_steps": 9,
+            "rl_update_freq": 2,
+            "rl_batch_size": 5,
+            "rl_tuned_steps": 3,
+            "num_envs": 2,
+        }
+        defaults = {
+            "diffusion": "models.DiffusionRL",
+            "env_name": "Track-v0",
+            "dataset": str(dataset),
+            "max_timesteps": 40,
+            "batch_size": 16,
+            "vae_latent_dim": 3,
+            "trajectory_latent_dim": 8,
+            "hidden_dims": [16],
+            "denoiser_hidden_dims": [16, 16],
+            "num_diffusion_steps": 10,
+            "num_sampling_steps": 5,
+        }
+        wanted = defaults | (online if settings.get("online_training") else {}) | settings
+        config = build_config(wanted)
+        trainer = find_trainer(config.model_dump()).build_trainer(config, torch.device("cpu"))
+        assert isinstance(trainer, Trainer)
+        built.append(trainer)
+        return trainer
+
+    yield build_one
+    for trainer in built:
+        trainer.close()

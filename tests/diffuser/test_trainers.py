@@ -2,125 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 
 from diffuser.components import count_parameters
 from diffuser.utils.rl_trainer import OfflineRLTrainer, OnlineOfflineTrainer
 from diffuser.utils.training import Trainer
-from envs.episodes import Header, RecordedEpisode, gather_episodes, write_episodes
 from experiment.problems import SettingsError
-from train import build_config, find_trainer
+from train import build_config
 from training.gate import GradientGate
 from training.protocol import StepResult
 from training.resources import hash_state
 
 HORIZON, LENGTH = 4, 24
 
-
-class TrackEnv(gym.Env[Any, Any]):
-    """Twenty-four steps; observes a wave and the time, and pays for actions near the wave."""
-
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Box(-2, 2, (2,))
-        self.action_space = gym.spaces.Box(-2, 2, (1,))
-        self.time, self.phase = 0, 0.0
-
-    def observe(self) -> Any:
-        return np.array([np.sin(self.phase + 0.3 * self.time), self.time / LENGTH], dtype=np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.time, self.phase = 0, float(self.np_random.uniform(0, 6))
-        return self.observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        reward = -abs(float(action[0]) - float(self.observe()[0]))
-        self.time += 1
-        return self.observe(), reward, False, self.time >= LENGTH, {}
-
-
-@pytest.fixture(autouse=True)
-def _track() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gym.register("Track-v0", TrackEnv, max_episode_steps=1_000)
-    yield
-    del gym.registry["Track-v0"]
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of episodes whose actions follow the wave, with noise."""
-    generator, env, episodes = np.random.default_rng(0), TrackEnv(), []
-    for seed in range(12):
-        obs, _ = env.reset(seed=seed)
-        frames, actions, rewards, over = [obs], [], [], False
-        while not over:
-            action = np.clip(obs[:1] + 0.3 * generator.standard_normal(1), -2, 2).astype(np.float32)
-            obs, reward, _, over, _ = env.step(action)
-            frames.append(obs)
-            actions.append(action)
-            rewards.append([reward])
-        arrays = (np.array(part, dtype=np.float32) for part in (frames, actions))
-        observations, done = (part[:, None] for part in arrays)
-        episodes.append(RecordedEpisode(observations, done, np.array(rewards, dtype=np.float32), terminated=False))
-    bound = np.full((1, 1), 2, dtype=np.float32)
-    path = tmp_path_factory.mktemp("data") / "track.h5"
-    write_episodes(path, gather_episodes(Header("Track-v0", {}, -bound, bound, {"kind": "wave"}), episodes))
-    return path
-
-
 Build = Callable[..., Trainer]
-
-
-@pytest.fixture
-def build(dataset: Path) -> Iterator[Build]:
-    """Give a function that builds a small trainer; all are closed at the end."""
-    built: list[Trainer] = []
-
-    def build_one(**settings: Any) -> Trainer:
-        online = {
-            "online_training": True,
-            "rl_warmup_steps": 4,
-            "rl_collect_freq": 4,
-            "rl_collect_steps": 9,
-            "rl_update_freq": 2,
-            "rl_batch_size": 5,
-            "rl_tuned_steps": 3,
-            "num_envs": 2,
-        }
-        defaults = {
-            "diffusion": "models.DiffusionRL",
-            "env_name": "Track-v0",
-            "dataset": str(dataset),
-            "max_timesteps": 40,
-            "batch_size": 16,
-            "vae_latent_dim": 3,
-            "trajectory_latent_dim": 8,
-            "hidden_dims": [16],
-            "denoiser_hidden_dims": [16, 16],
-            "num_diffusion_steps": 10,
-            "num_sampling_steps": 5,
-        }
-        wanted = defaults | (online if settings.get("online_training") else {}) | settings
-        config = build_config(wanted)
-        trainer = find_trainer(config.model_dump()).build_trainer(config, torch.device("cpu"))
-        assert isinstance(trainer, Trainer)
-        built.append(trainer)
-        return trainer
-
-    yield build_one
-    for trainer in built:
-        trainer.close()
 
 
 def take_steps(trainer: Trainer, count: int) -> list[StepResult]:
@@ -305,7 +208,7 @@ def test_every_attribute_is_in_the_state_or_declared_transient(build: Build) -> 
 @pytest.mark.parametrize("online", [False, True])
 def test_every_step_that_a_gate_leaves_out_is_told(build: Build, online: bool) -> None:
     trainer = build(online_training=online, guard="repair", offline_loss_weight=0.0)
-    optimizers = [trainer._optimizer]
+    optimizers = list(trainer._optimizers.values())
     if isinstance(trainer, OnlineOfflineTrainer):
         take_steps(trainer, 4)
         optimizers = list(trainer._rl_optimizers.values())
@@ -326,6 +229,17 @@ def test_every_step_that_a_gate_leaves_out_is_told(build: Build, online: bool) -
     waiting = sum(float(optimizer.gate.take_skips()) for optimizer in optimizers if optimizer.gate is not None)
     assert told > 0
     assert told + waiting == steps
+
+
+@pytest.mark.parametrize("settings", [{"num_candidates": 2}, {"online_training": True}])
+def test_no_step_leaves_a_tensor_behind(build: Build, settings: dict[str, Any]) -> None:
+    trainer = build(**settings)
+    counts = []
+    for _ in range(3):
+        take_steps(trainer, 16)
+        gc.collect()
+        counts.append(sum(type(thing) is torch.Tensor for thing in gc.get_objects()))
+    assert counts[2] <= counts[1]
 
 
 def test_evaluations_change_nothing_and_do_not_depend_on_who_runs_beside_whom(build: Build) -> None:
@@ -407,6 +321,7 @@ def test_every_key_is_in_one_of_the_tables_or_named_here(build: Build) -> None:
     from training.config import TrainerConfig
 
     named = {"diffusion", "loader", "evaluator", "dataset", "online_training", "unet_channels"}
+    named |= {"num_candidates", "sampling_temperature", "expectile"}  # test_candidates.py
     own = set(type(build().config).model_fields) - set(TrainerConfig.model_fields)
     assert own - set(EFFECTS) - set(ONLINE_EFFECTS) == named
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +17,7 @@ from rl.ddpg import DDPGAgent
 from rl.ddpg_config import DDPGConfig
 from rl.off_policy import OffPolicyTrainer
 from rl.residual import ActionMap
-from rl.vitals import measure_critic, measure_stuck_share
+from rl.vitals import measure_critic, measure_stuck_share, measure_when_passed_back
 from training.protocol import Treatment
 from training.resources import hash_state
 from training.signals import CRITIC_VITALS
@@ -73,6 +75,31 @@ def test_a_fifth_of_updates_is_measured_whatever_is_done_only_in_some(every: int
     assert sum(map(is_measured, range(250))) == 50
     acts = [update for update in range(1250) if (update + 1) % every == 0]
     assert any(map(is_measured, acts))
+
+
+def test_what_was_measured_is_let_go_with_its_graph() -> None:
+    weights, vitals = torch.full((4, 1), 0.5, requires_grad=True), {}
+    own = torch.tanh(weights)
+    measure_when_passed_back(own, torch.zeros(4, 3), ActionMap(1), vitals)
+    own.sum().backward()
+    seen = weakref.ref(own)
+    del own
+    assert seen() is None
+    assert float(vitals["stuck_share"]) == 0
+
+
+def count_tensors() -> int:
+    gc.collect()
+    return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_update_leaves_a_tensor_behind(small_trainer: BuildTrainer, algorithm: str) -> None:
+    trainer = small_trainer(algorithm_name=algorithm)
+    run_steps(trainer, 120)
+    before = count_tensors()
+    run_steps(trainer, 60)
+    assert count_tensors() <= before
 
 
 def test_the_actor_of_td3_is_measured_for_every_delay(small_trainer: BuildTrainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_metrics_and_vitals_have_the_names_in_the_docs(small_offline: BuildOffli
     assert set(trainer.components()) == NETWORKS[algorithm]
     page = (Path(__file__).parents[3] / "docs/offline.md").read_text()
     assert [name for name in METRICS[algorithm] if f"`{name}`" not in page] == []
+
+
+def count_tensors() -> int:
+    gc.collect()
+    return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_update_leaves_a_tensor_behind(small_offline: BuildOffline, algorithm: str) -> None:
+    trainer = small_offline(algorithm_name=algorithm)
+    counts = []
+    for _ in range(3):
+        for _ in range(40):
+            trainer.train_step()
+        counts.append(count_tensors())
+    assert counts[2] <= counts[1]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
