@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +131,35 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def type_command(project: Path, command: str, **settings: Any) -> subprocess.Popen[str]:
-    """Start a command of the guide with smaller counts."""
-    program, *words = shlex.split(command)
-    assert program == "python"
-    words += [word for key, value in (SMALL | settings).items() for word in ("-o", f"{key}={value}")]
-    environment = {key: value for key, value in os.environ.items() if key != "GRIDPILOT_DATA"}
-    return subprocess.Popen(
-        [sys.executable, *words, "--plain"],
-        cwd=project,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+Terminal = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def type_command(project: Path) -> Iterator[Terminal]:
+    """Give a function that starts a command of the guide with smaller counts; what still runs at the end is stopped."""
+    runners: list[subprocess.Popen[str]] = []
+
+    def start(command: str, **settings: Any) -> subprocess.Popen[str]:
+        program, *words = shlex.split(command)
+        assert program == "python"
+        words += [word for key, value in (SMALL | settings).items() for word in ("-o", f"{key}={value}")]
+        runner = subprocess.Popen(
+            [sys.executable, *words, "--plain"],
+            cwd=project,
+            env={key: value for key, value in os.environ.items() if key != "GRIDPILOT_DATA"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell has what runs in its background ignore Ctrl-C, and these tests may do so.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        runners.append(runner)
+        return runner
+
+    yield start
+    for runner in runners:
+        runner.terminate()
+        runner.communicate()
 
 
 def wait_for_half_done_run(runner: subprocess.Popen[str], logs: Path) -> None:
@@ -203,13 +218,13 @@ def check_report(logs: Path, grid: set[tuple[int, int, bool, float]]) -> None:
 
 @pytest.mark.slow
 def test_the_guides_example_is_stopped_goes_on_and_reports_all_54_combinations(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, type_command: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started, logs = time.monotonic(), project / "logs/vae_diffusion_rl_example"
-    runner = type_command(project, GUIDES_COMMAND)
+    runner = type_command(GUIDES_COMMAND)
     wait_for_half_done_run(runner, logs)
     runner.send_signal(signal.SIGINT)
-    said, _ = runner.communicate(timeout=120)
+    said, _ = runner.communicate(timeout=600)
     assert runner.returncode == 130, said
     before = {path.parent.name: path.read_bytes() for path in logs.glob("*/summary.json")}
     finished = {path.parent.name for path in logs.glob("*/exit.json")}
@@ -217,7 +232,7 @@ def test_the_guides_example_is_stopped_goes_on_and_reports_all_54_combinations(
     assert 3 <= len(finished) < 36
     assert stopped
 
-    runner = type_command(project, GUIDES_COMMAND)
+    runner = type_command(GUIDES_COMMAND)
     said, _ = runner.communicate(timeout=3000)
     assert runner.returncode == 0, said
     summaries = {path.parent.name: path.read_bytes() for path in logs.glob("*/summary.json")}
@@ -245,11 +260,11 @@ def test_the_guides_example_is_stopped_goes_on_and_reports_all_54_combinations(
 
 
 @pytest.mark.slow
-def test_the_guides_two_terminals_share_one_grid(project: Path) -> None:
+def test_the_guides_two_terminals_share_one_grid(project: Path, type_command: Terminal) -> None:
     """Where there is no second GPU both are on the CPU, each with its own processes."""
     logs = project / "logs/vae_diffusion_rl_example"
     small = {"seed": "[100]", "vae_latent_dim": "[32, 64]", "max_timesteps": 60, "rl_warmup_steps": 40, "eval_freq": 60}
-    runners = [type_command(project, command, **small) for command in (GUIDES_COMMAND, SECOND_TERMINAL)]
+    runners = [type_command(command, **small) for command in (GUIDES_COMMAND, SECOND_TERMINAL)]
     said = [runner.communicate(timeout=1200)[0] for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0], said
     assert all("8 done" in text for text in said), said
@@ -260,13 +275,13 @@ def test_the_guides_two_terminals_share_one_grid(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_guides_own_spec_is_copied_changed_and_run(project: Path) -> None:
+def test_the_guides_own_spec_is_copied_changed_and_run(project: Path, type_command: Terminal) -> None:
     copied = "cp exp_specs/vae_diffusion_rl_example.yaml exp_specs/my_vae_rl_config.yaml"
     subprocess.run(shlex.split(copied), cwd=project, check=True)
     spec = project / "exp_specs/my_vae_rl_config.yaml"
     changed = spec.read_text().replace("seed: [100, 200, 300]", "seed: [7]").replace("[32, 64, 128]", "[8]")
     spec.write_text(changed.replace("[1e-4, 3e-4, 1e-3]", "[3e-4]"))
-    runner = type_command(project, OWN_SPEC, max_timesteps=60, rl_warmup_steps=40, eval_freq=60)
+    runner = type_command(OWN_SPEC, max_timesteps=60, rl_warmup_steps=40, eval_freq=60)
     said, _ = runner.communicate(timeout=600)
     assert runner.returncode == 0, said
     check_report(project / "logs/my_vae_rl_config", {(7, 8, False, 3e-4), (7, 8, True, 3e-4)})
