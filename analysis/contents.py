@@ -155,7 +155,9 @@ def _list_facts(data: ExperimentData) -> tuple[tuple[str, str], ...]:
 
     started = runs["started"].dropna()
     newest = "no run was started" if started.empty else str(max(started))
+    shared = len(data.runs) - len(runs)
     return (
+        *((("Combinations", f"{len(data.runs)}, {len(runs)} distinct runs"),) if shared else ()),
         ("Newest run started", newest),
         ("Code version", join("code_version")),
         ("Device", join("used_device")),

@@ -174,11 +174,12 @@ def warn_of_few_seeds(comparison: Comparison) -> list[str]:
 
 
 def tabulate_runs(data: ExperimentData) -> Table:
-    """Give every planned run with its own numbers; the CSV file has all columns of `ExperimentData.runs`.
+    """Give every combination of the plan with its run's numbers; the CSV file has all columns of `data.runs`.
 
-    Whether a run was repaired, and so counts, is among them only where one was.
+    Combinations that share a run have a row each, so that whatever the spec asks for can be found by its name. Whether
+    a run was repaired, and so counts, is among the columns only where one was.
     """
-    runs = data.unique_runs
+    runs = data.runs
     done = is_done(runs)
     numbers = [*runs.loc[done, "final_mean"].dropna(), *runs.loc[done, "train_return"].dropna()]
     decimals = choose_decimals(numbers)
@@ -197,11 +198,29 @@ def tabulate_runs(data: ExperimentData) -> Table:
         rows.append((*map(Cell, texts), list_runs([row["id"]])))
     return Table(
         name="runs",
-        title="Every run",
-        columns=("Run", "State", "Evaluation return", "sd over its episodes", "Training return at the end", "Id"),
+        title="Every combination and its run",
+        columns=(
+            "Combination",
+            "State",
+            "Evaluation return",
+            "sd over its episodes",
+            "Training return at the end",
+            "Id",
+        ),
         rows=tuple(rows),
         frame=data.runs if data.runs["repaired"].any() else data.runs.drop(columns=["repaired", "counted"]),
+        notes=_explain_sharing(data),
         folded=True,
+    )
+
+
+def _explain_sharing(data: ExperimentData) -> tuple[str, ...]:
+    """Say that rows with the same id are one run, where there are any."""
+    if len(data.unique_runs) == len(data.runs):
+        return ()
+    return (
+        f"{len(data.runs)} combinations are {len(data.unique_runs)} runs: those with the same id share one, as they "
+        "differ in settings alone that it doesn't read, or that mean the same. It counts once in a row of a statistic.",
     )
 
 

@@ -19,6 +19,7 @@ from experiment.faults import FaultList
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
 from experiment.launch import launch_runs
 from experiment.messages import announce, describe_command, rerun_command, sum_up
+from experiment.metadata import OUR_TRAINER
 from experiment.outcomes import Request, read_stop_request
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
@@ -193,7 +194,10 @@ def write_report(experiment_dir: Path) -> None:
     """Let `analysis` write the report, in a process of its own since it needs pandas."""
     # matplotlib keeps a list of fonts; without this it would write it into the home folder.
     environment = {"MPLCONFIGDIR": str(Path(".cache/matplotlib").absolute())} | os.environ
-    command = [sys.executable, "-m", "analysis.report", str(experiment_dir)]
+    # The report of this code, not of what is installed or of an `analysis` that happens to be where this was typed.
+    paths = [str(OUR_TRAINER.parent), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    command = [sys.executable, "-P", "-m", "analysis.report", str(experiment_dir)]
     again = f"once more: python -m analysis.report {experiment_dir}"
     try:
         answer = subprocess.run(command, env=environment, check=False)

@@ -7,8 +7,8 @@ two windows one after the other. It never acts on a return, nor, unless a key sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,10 @@ MOST_DISCARDS = 20
 """Transitions of a window that may be discarded because an environment gave what isn't finite."""
 
 
+EACH_NETWORK = "<network>"
+"""Stands for any name at the end of a limit's signal."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """Where a signal begins to be an alarm, and what that is called. `is_least`: it alarms below, and not above."""
@@ -41,6 +45,12 @@ class Limit:
     limit: float
     is_least: bool = False
 
+    def find_signals(self, names: Iterable[str]) -> list[str]:
+        """Give those of some signals that it holds for: the one of its name, or those of every network."""
+        if self.signal.endswith(EACH_NETWORK):
+            return [name for name in names if name.startswith(self.signal.removesuffix(EACH_NETWORK))]
+        return [name for name in names if name == self.signal]
+
     def is_passed(self, value: float) -> bool:
         """Tell whether a value is on the wrong side."""
         return value < self.limit if self.is_least else value > self.limit
@@ -48,10 +58,8 @@ class Limit:
 
 LIMITS = (
     Limit("skips", "skips", 5.0),
-    Limit("weights_critic", "weights", 20.0),
-    Limit("weights_actor", "weights", 20.0),
-    Limit("gradient_critic", "gradient", 1e4),
-    Limit("gradient_actor", "gradient", 1e4),
+    Limit(f"weights_{EACH_NETWORK}", "weights", 20.0),
+    Limit(f"gradient_{EACH_NETWORK}", "gradient", 1e4),
     Limit("bootstrap_gain", "bootstrap-gain", 1.001),
     Limit("value_bound", "value-bound", 1.0),
     Limit("critic_error", "critic-error", 1000.0),
@@ -182,7 +190,8 @@ class HealthGuard:
         window = self._vitals.close_window()
         signals = dict(window.signals) | {name: abs(value) for name, value in self._sizes.take().items()}
         self.signals = {f"health/{name}": value for name, value in window.signals.items()}
-        passed = [limit for limit in self._limits if limit.signal in signals and limit.is_passed(signals[limit.signal])]
+        held = [replace(limit, signal=name) for limit in self._limits for name in limit.find_signals(signals)]
+        passed = [limit for limit in held if limit.is_passed(signals[limit.signal])]
         names = {limit.signal for limit in passed}
         for name in signals:
             self._over[name] = self._over.get(name, 0) + 1 if name in names else 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from training.adam import Adam, descend, measure_length
+from training.signals import WEIGHTS
 
 MEASURE_EVERY = 5
 """One update of so many is measured: 50 in each window of the guard, at a fifth of the cost."""
@@ -65,3 +67,19 @@ def note_skips(optimizers: Sequence[Adam], vitals: Vitals | None) -> None:
             if optimizer.gate is not None:
                 skips = optimizer.gate.take_skips()
                 vitals["skips"] = vitals["skips"] + skips if "skips" in vitals else skips
+
+
+def combine_vitals(measured: Sequence[Vitals]) -> Vitals:
+    """Give the vitals of several updates as those of one training step that made them all.
+
+    Lengths of parameters are those before the first of them, so that a run's first step still says where it began;
+    everything else is a mean.
+
+    Args:
+        measured: at least one, all with the same names.
+    """
+    first = measured[0]
+    return {
+        name: value if name.startswith(WEIGHTS) else torch.stack([vitals[name] for vitals in measured]).mean()
+        for name, value in first.items()
+    }

@@ -31,7 +31,7 @@ from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
 from training.protocol import Episode, StepResult, Treatment
 from training.seeding import derive_reset_seed, spawn_generator
-from training.vitals import Metrics, Vitals, is_measured, note_skips
+from training.vitals import Metrics, Vitals, combine_vitals, is_measured, note_skips
 
 
 class OnlineOfflineTrainer(Trainer):
@@ -40,7 +40,7 @@ class OnlineOfflineTrainer(Trainer):
     At that moment the averaged networks take the place of the others, and VAE and trajectory encoder stop moving:
     stored chains keep their meaning, and the decoder is a part of the world. Then every `rl_collect_freq`-th step
     executes chunks in all environments, every `rl_update_freq`-th makes a pass over what was collected last, and the
-    steps between do nothing. A collection forgets the one before.
+    steps between do nothing. A collection forgets the one before. An update is one batch of a pass.
 
     Args:
         config: of the run, with `online_training: true`.
@@ -83,6 +83,7 @@ class OnlineOfflineTrainer(Trainer):
         self._rollout: Rollout | None = None
         self._rl_batch_size = config.rl_batch_size
         self._acts = False
+        self._online_updates = 0
         self._return_size: float | None = None
 
     def train_step(self) -> StepResult:
@@ -91,14 +92,12 @@ class OnlineOfflineTrainer(Trainer):
             return super().train_step()
         if not self._acts:
             self._begin_acting()
-        vitals: Vitals = {}
-        measured = vitals if is_measured(self._steps) else None
-        online_step = self._steps - self.config.rl_warmup_steps
+        online_step, updates_before = self._steps - self.config.rl_warmup_steps, self._online_updates
         self._steps += 1
         collected, faults, env_steps = self._collect(online_step)
-        metrics = self._improve(online_step, measured)
-        note_skips(list(self._rl_optimizers.values()), measured)
-        return StepResult(metrics, env_steps, int(bool(metrics)), collected, vitals=vitals, faults=faults, ticks=1)
+        metrics, vitals = self._improve(online_step)
+        updates = self._online_updates - updates_before
+        return StepResult(metrics, env_steps, updates, collected, vitals=vitals, faults=faults, ticks=1)
 
     def _begin_acting(self) -> None:
         """Go over from the moving networks to their average, and keep what chains mean as it is from here on."""
@@ -163,22 +162,26 @@ class OnlineOfflineTrainer(Trainer):
             ended=column([float(o.terminated or o.truncated or bool(o.fault)) for o in outcomes]),
         )
 
-    def _improve(self, online_step: int, vitals: Vitals | None) -> Metrics:
-        """Make a pass over what was collected, where it is time to."""
+    def _improve(self, online_step: int) -> tuple[Metrics, Vitals]:
+        """Make a pass over what was collected, where it is time to; each of its batches is an update."""
         if online_step % self.config.rl_update_freq or self._rollout is None:
-            return {}
+            return {}, {}
         rollout = self._rollout
         advantages, returns = self._judge(rollout)
         flat = {name: getattr(rollout, name).flatten(0, 1) for name in ("c", "chain", "log_prob")}
         decisions = len(flat["c"])
         order = torch.from_numpy(self._passes.permutation(decisions * len(self._positions))).to(self._device)
         metrics: Metrics = {}
-        parts = torch.split(order, self._rl_batch_size)
+        measured: list[Vitals] = []
         done = 0
-        for part in parts:
+        for part in torch.split(order, self._rl_batch_size):
+            vitals: Vitals | None = {} if is_measured(self._online_updates) else None
             done += 1
+            self._online_updates += 1
             loss, numbers = self._find_loss(part, flat, advantages.flatten(), returns)
             self._descend_together(loss, vitals)
+            if vitals is not None:
+                measured.append(vitals)
             self.model.exploration.put_in_range()
             self._move_average()
             for name, value in numbers.items():
@@ -187,7 +190,16 @@ class OnlineOfflineTrainer(Trainer):
             if limit is not None and float(numbers["train/kl"]) > limit:
                 break
         metrics = {name: value / done for name, value in metrics.items()}
-        return metrics | {"train/exploration_std": self.model.exploration().detach().mean()}
+        metrics["train/exploration_std"] = self.model.exploration().detach().mean()
+        return metrics, self._gather_vitals(measured)
+
+    def _gather_vitals(self, measured: list[Vitals]) -> Vitals:
+        """Give the vitals of a pass of which some updates were measured, or none."""
+        if not measured:
+            return {}
+        vitals = combine_vitals(measured)
+        note_skips(list(self._rl_optimizers.values()), vitals)
+        return vitals
 
     def _descend_together(self, loss: Tensor, vitals: Vitals | None) -> None:
         """Take a step of each optimizer; each shortens its own gradients, so that neither loss drowns the other."""
@@ -267,6 +279,7 @@ class OnlineOfflineTrainer(Trainer):
             "rollout": None if self._rollout is None else self._rollout.state_dict(),
             "worlds": worlds,
             "acts": self._acts,
+            "online_updates": self._online_updates,
         }
 
     def _take_snapshots(self) -> list[Snapshot | None]:
@@ -294,6 +307,7 @@ class OnlineOfflineTrainer(Trainer):
         for world, saved in zip(self._worlds, state["worlds"], strict=True):
             world.load_state_dict(saved, saved["env"])
         self._acts = state["acts"]
+        self._online_updates = state["online_updates"]
         if self._acts:
             self.model.freeze_representation()
         if self.resume_mode == "exact" and state["worlds"][0]["env"] is None:

@@ -114,6 +114,30 @@ def test_every_row_of_the_markdown_has_as_many_cells_as_its_head(mixed: Any) -> 
     assert "<script>" not in "".join(line for line in lines if "`" not in line).replace("\\<script\\>", "")
 
 
+def test_combinations_that_share_a_run_are_each_named_with_it(experiment: Any) -> None:
+    for seed, run_id in ((1, "a" * 16), (2, "b" * 16)):
+        for theta in (0.1, 0.2, 0.3):
+            run = experiment.add({"seed": seed, "ou_theta": theta}, run_id=run_id)
+        experiment.finish(run, -7.0 * seed)
+    paths = write_report(experiment.folder)
+    text = paths.markdown.read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| seed=")]
+    assert [(row[0].removeprefix("| "), row[-1].removesuffix(" |")) for row in rows] == [
+        (f"seed={seed},ou_theta={theta}", run_id)
+        for seed, run_id in ((1, "a" * 16), (2, "b" * 16))
+        for theta in (0.1, 0.2, 0.3)
+    ]
+    assert paths.text.startswith("2 of 2 runs finished.")
+    assert "- Combinations: 6, 2 distinct runs" in text
+    assert "6 combinations are 2 runs" in text
+
+
+def test_nothing_is_said_of_shared_runs_where_there_are_none(finished_sweep: Path) -> None:
+    text = write_report(finished_sweep).markdown.read_text()
+    assert "Combinations" not in text
+    assert "share one" not in text
+
+
 def test_an_unfinished_run_has_its_last_words_its_log_and_a_command_to_paste(mixed: Any) -> None:
     row = read_unfinished(mixed.folder)
     assert (row["state"], row["reason"]) == ("FAILED", "error")

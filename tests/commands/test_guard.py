@@ -47,7 +47,6 @@ CAUGHT_WITHIN = 2000
 LEARNING_STARTS = 500
 SICKENS_AT = 2000
 """Environment step from which a planted environment is another one."""
-NAMES = {limit.signal for limit in LIMITS}
 
 
 class PlantedPendulum(PendulumEnv):
@@ -187,7 +186,8 @@ def read_signals(run: Run) -> dict[str, tuple[float, float]]:
         values = {name.removeprefix("health/"): float(value) for name, value in row.items() if "health/" in name}
         windows.setdefault(row.get("train/n_updates", 0) // WINDOW_UPDATES, values)
     signals = {}
-    for name in sorted(NAMES):
+    limited = {name for window in windows.values() for limit in LIMITS for name in limit.find_signals(window)}
+    for name in sorted(limited):
         values = [window[name] for window in windows.values() if name in window]
         if values:
             signals[name] = max(values), max(map(min, pairwise(values)), default=0.0)

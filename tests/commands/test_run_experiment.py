@@ -361,6 +361,16 @@ def test_stop_lets_runs_checkpoint_and_the_same_command_goes_on(tmp_path: Path) 
     run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
 
 
+def test_the_report_is_made_by_the_runners_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spec.yaml").write_text(DDPG)
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        (folder / "analysis").mkdir(parents=True)
+        (folder / "analysis/__init__.py").write_text("raise SystemExit('another package')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain")
+    assert (tmp_path / "logs/spec/report/report.html").exists()
+
+
 def test_overrides_make_a_spec_file_that_says_what_was_run(tmp_path: Path) -> None:
     write_work(tmp_path, "0")
     run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "--plain", "-o", "index=[7, 8]", "-o", "note='1e-4'")

@@ -85,10 +85,12 @@ def test_a_data_set_of_another_environment_is_named_before_anything_starts(build
 
 
 @pytest.mark.parametrize(
-    ("collect_freq", "collect_steps", "update_freq", "num_envs"), [(4, 9, 2, 2), (1, 4, 1, 1), (6, 24, 3, 3)]
+    ("collect_freq", "collect_steps", "update_freq", "num_envs", "updates"),
+    # A pass has 12, 3 and 54 denoising steps in batches of 5.
+    [(4, 9, 2, 2, 6 * 3), (1, 4, 1, 1, 12 * 1), (6, 24, 3, 3, 4 * 11)],
 )
 def test_environment_steps_and_updates_are_exactly_those_of_the_keys(
-    build: Build, collect_freq: int, collect_steps: int, update_freq: int, num_envs: int
+    build: Build, collect_freq: int, collect_steps: int, update_freq: int, num_envs: int, updates: int
 ) -> None:
     trainer = build(
         online_training=True,
@@ -101,8 +103,46 @@ def test_environment_steps_and_updates_are_exactly_those_of_the_keys(
     assert [(result.env_steps, result.updates) for result in warm] == [(0, 1)] * 4
     collections = -(-12 // collect_freq)
     assert sum(result.env_steps for result in online) == collections * (collect_steps // HORIZON) * HORIZON * num_envs
-    assert sum(result.updates for result in online) == -(-12 // update_freq)
+    assert sum(result.updates for result in online) == updates
     assert all(result.ticks == 1 for result in online)
+
+
+def test_a_pass_that_ends_early_counts_the_updates_that_it_made(build: Build) -> None:
+    results = take_steps(build(online_training=True, rl_target_kl=1e-12, rl_learning_rate=1e-2), 5)
+    assert results[-1].updates == 2  # the first batch of a collection has not moved yet
+
+
+@pytest.mark.parametrize("warmup", [1, 2, 3, 4, 5])
+def test_a_fifth_of_all_updates_is_measured_whatever_steps_they_fall_on(build: Build, warmup: int) -> None:
+    often = {"rl_warmup_steps": warmup, "rl_collect_freq": 5, "rl_update_freq": 5, "max_timesteps": 200}
+    trainer = build(online_training=True, rl_batch_size=10_000, **often)  # a pass is one update
+    online = take_steps(trainer, warmup + 125)[warmup:]
+    made = [result for result in online if result.updates]
+    assert [result.updates for result in made] == [1] * 25
+    assert sum(bool(result.vitals) for result in made) == 5
+    assert {"weights/policy", "gradient/policy", "weights/value", "gradient/value"} == set(made[0].vitals)
+
+
+def test_what_is_measured_in_a_pass_is_given_as_one_step(build: Build) -> None:
+    trainer = build(online_training=True, rl_collect_steps=24, rl_update_freq=4)
+    assert isinstance(trainer, OnlineOfflineTrainer)
+    take_steps(trainer, 4)
+    lengths: list[float] = []
+    whole = trainer._descend_together
+
+    def note(loss: torch.Tensor, vitals: dict[str, torch.Tensor] | None) -> None:
+        whole(loss, vitals)
+        if vitals is not None:
+            lengths.append(float(vitals["gradient/policy"]))
+
+    vars(trainer)["_descend_together"] = note
+    # The averaged networks are what passes begin with.
+    begin = [*trainer.average.denoiser.parameters(), *trainer.average.exploration.parameters()]
+    before = float(torch.cat([parameter.detach().flatten() for parameter in begin]).norm())
+    (result,) = take_steps(trainer, 1)
+    assert (result.updates, len(lengths)) == (8, 2)
+    assert float(result.vitals["gradient/policy"]) == pytest.approx(sum(lengths) / 2)
+    assert float(result.vitals["weights/policy"]) == pytest.approx(before)
 
 
 def test_encoder_and_decoder_stand_still_once_the_policy_acts(build: Build) -> None:

@@ -188,15 +188,20 @@ def test_a_value_that_moves_away_from_returns_is_told(tmp_path: Path, share: flo
 
 def test_the_table_of_limits_in_the_documentation_is_the_codes() -> None:
     page = (Path(__file__).parents[2] / "docs/health.md").read_text()
-    rows = re.findall(r"^\| `health/(\w+?)(?:_<network>)?` \|.*\| ([\d.,]+) \| `([\w-]+)` \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `health/([\w<>]+)` \|.*\| ([\d.,]+) \| `([\w-]+)` \|$", page, re.MULTILINE)
     documented = {(name, float(limit.replace(",", "")), verdict) for name, limit, verdict in rows}
-    networks = ("_critic", "_actor")
-    assert documented == {
-        (limit.signal.removesuffix(networks[0]).removesuffix(networks[1]), limit.limit, limit.verdict)
-        if limit.verdict in ("weights", "gradient")
-        else (limit.signal, limit.limit, limit.verdict)
-        for limit in LIMITS
-    }
+    assert documented == {(limit.signal, limit.limit, limit.verdict) for limit in LIMITS}
+
+
+@pytest.mark.parametrize("network", ["critic", "actor", "value", "model", "policy", "of_a_trainer_to_come"])
+def test_limits_hold_for_whatever_network_a_trainer_has(tmp_path: Path, network: str) -> None:
+    size = {f"weights/{network}": 1.0, f"gradient/{network}": 1.0}
+    guard = make_guard(tmp_path)
+    watch(guard, [size] * 4 + [{name: 1.1e4 * value for name, value in size.items()}] * 2)
+    assert [(each.verdict, each.metric) for each in guard.decisions] == [
+        ("weights", f"health/weights_{network}"),
+        ("gradient", f"health/gradient_{network}"),
+    ]
 
 
 def test_a_learner_that_is_not_finite_is_told_once_and_at_once(tmp_path: Path) -> None:
