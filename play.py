@@ -216,12 +216,14 @@ def evaluate(args: Namespace, parser: ArgumentParser) -> int:
 
         seed_everything(restored.config.seed)
         evaluation = restored.trainer.evaluate(report_seeds(args.episodes), lambda: False)
-        numbers = summarise_evaluation(evaluation)
+        numbers = summarise_evaluation(evaluation, restored.trainer.references)
         print(f"{restored.run.folder.name}, {restored.checkpoint.path.stem}, {restored.config.env_name}")
         print(
             f"{args.episodes} episodes on the report seeds: mean return {numbers['eval/mean_reward']:.1f} +/- "
             f"{numbers['eval/std_reward']:.1f}, mean length {numbers['eval/mean_ep_length']:.1f}"
         )
+        if "eval/normalized_score" in numbers:
+            print(f"normalised score {numbers['eval/normalized_score']:.1f}")
     return OK
 
 

@@ -55,6 +55,7 @@ class Arm:
 class ArmResult:
     """What the runs of an arm say that count: the finished ones, but for `left_out`, which the guard repaired.
 
+    `score` is the IQM of normalised scores, there only where all of these runs have one.
     Numbers are None where nothing was measured and NaN or infinite where a finished run's were. `problem` says why the
     arm can't be ranked and is empty where it can; `verdict` compares it with the best arm of its task.
     """
@@ -67,6 +68,8 @@ class ArmResult:
     interval: Interval = _NO_INTERVAL
     mean: float | None = None
     sd: float | None = None
+    score: float | None = None
+    score_interval: Interval = _NO_INTERVAL
     train_mean: float | None = None
     train_sd: float | None = None
     problem: str = ""
@@ -167,19 +170,32 @@ def summarise_arm(arm: Arm) -> ArmResult:
     train_mean, train_sd = _mean_and_sd(counted["train_return"], counted["train_problem"])
     result = replace(result, train_mean=train_mean, train_sd=train_sd)
     mean, sd = _mean_and_sd(counted["final_mean"], counted["final_problem"])
+    scored = bool(counted["reference_random"].notna().all())
     faulty = counted[counted["final_problem"].notna()]
     if not faulty.empty:
         causes = "; ".join(
             f"{problem} in {_name_runs(runs['id'].tolist())}"
             for problem, runs in faulty.groupby("final_problem", sort=False)
         )
-        return replace(result, iqm=mean, mean=mean, problem="; ".join(filter(None, (result.problem, causes))))
-    values = counted["final_mean"].to_numpy()
+        # Not finite, or None: as a score it is the same.
+        score = mean if scored else None
+        problem = "; ".join(filter(None, (result.problem, causes)))
+        return replace(result, iqm=mean, mean=mean, score=score, problem=problem)
+    iqm, interval = _find_middle(arm, "final_mean")
+    result = replace(result, iqm=iqm, interval=interval, mean=mean, sd=sd)
+    if not scored:
+        return result
+    score, interval = _find_middle(arm, "final_score")
+    return replace(result, score=score, score_interval=interval)
+
+
+def _find_middle(arm: Arm, column: str) -> tuple[float, Interval]:
+    """Give the interquartile mean of a column over the runs that count, and its interval."""
+    values = arm.counted[column].to_numpy()
     strata: dict[str, list[float]] = {}
     for value, stratum in zip(values, np.array(arm.strata)[is_counted(arm.runs)], strict=True):
         strata.setdefault(stratum, []).append(value)
-    interval = stratified_bootstrap_interval(list(strata.values()))
-    return replace(result, iqm=float(interquartile_mean(values)), interval=interval, mean=mean, sd=sd)
+    return float(interquartile_mean(values)), stratified_bootstrap_interval(list(strata.values()))
 
 
 def _name_runs(ids: Sequence[str]) -> str:
