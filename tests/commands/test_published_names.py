@@ -61,6 +61,7 @@ PLAY_FLAGS = {
         "--noise", "--seed", "-o", "--out", "--overwrite", "--imports",
     },
     "evaluate": {"-h", "--help", "--checkpoint", "--device", "--episodes"},
+    "samples": {"-h", "--help", "--checkpoint", "--device", "-o", "--out", "--windows"},
     "info": {"-h", "--help"},
     "list": {"-h", "--help"},
     "make": {"-h", "--help"},
