@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -22,6 +22,10 @@ FIRST = "returns"
 """Name of the comparison of all swept settings together; the others are called `returns_by_<key>`."""
 NOT_COMPARABLE = "not comparable: other settings differ"
 """Verdict of an arm among arms whose runs are spread otherwise over the settings that a table averages over."""
+CASE = "Case"
+"""Head of the column that names points of `cases`, where these set several keys."""
+BASE = "(base)"
+"""Names the case that nothing sets apart."""
 _NAMED_RUNS = 3
 _NO_INTERVAL = Interval(np.nan, np.nan)
 
@@ -83,18 +87,37 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms set side by side: by one key, or by all of them together."""
+    """Arms set side by side: by one key, or by all of them together.
+
+    `case_keys` are those of `keys` that the spec's cases set, where there are several: a case is named by what sets it
+    apart. `usual` has by key the value that goes without saying: that of more than half of the arms, else the default.
+    """
 
     name: str
     title: str
     task_keys: tuple[str, ...]
     keys: tuple[str, ...]
     results: tuple[ArmResult, ...]
+    case_keys: tuple[str, ...] = ()
+    usual: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The keys that tell arms apart, those of cases as one, at the end."""
+        plain = tuple(key for key in self.task_keys + self.keys if key not in self.case_keys)
+        return (*plain, CASE) if self.case_keys else plain
+
+    def show(self, arm: Arm) -> tuple[str, ...]:
+        """Give what an arm has of `heads`."""
+        values = dict(zip(self.task_keys + self.keys, arm.task + arm.values, strict=True))
+        named = [f"{key}={values[key]}" for key in self.case_keys if values[key] != self.usual.get(key)]
+        plain = tuple(value for key, value in values.items() if key not in self.case_keys)
+        return (*plain, ", ".join(named) or BASE) if self.case_keys else plain
 
     def describe(self, arm: Arm) -> str:
         """Name an arm in words: `learning_rate=0.001`; `all runs` where nothing is swept but the seed."""
-        pairs = zip(self.task_keys + self.keys, arm.task + arm.values, strict=True)
-        return ", ".join(f"{key}={value}" for key, value in pairs) or "all runs"
+        pairs = zip(self.heads, self.show(arm), strict=True)
+        return ", ".join(value if key == CASE else f"{key}={value}" for key, value in pairs) or "all runs"
 
 
 def show_left_out(result: ArmResult) -> str:
@@ -127,7 +150,20 @@ def compare_arms(data: ExperimentData) -> list[Comparison]:
 def _compare(data: ExperimentData, name: str, task_keys: tuple[str, ...], keys: tuple[str, ...]) -> Comparison:
     title = f"Returns by {join_words(keys)}" if keys else "Returns"
     results = [summarise_arm(arm) for arm in group_arms(data, task_keys, keys)]
-    return Comparison(name, title, task_keys, keys, tuple(rank_arms(results)))
+    set_in_cases = tuple(key for key in keys if key in data.case_keys)
+    case_keys = set_in_cases if len(set_in_cases) > 1 else ()
+    columns = {key: [result.arm.values[keys.index(key)] for result in results] for key in case_keys}
+    found = {key: _find_usual(values) for key, values in columns.items()}
+    usual = {key: value for key, value in found.items() if value is not None}
+    return Comparison(name, title, task_keys, keys, tuple(rank_arms(results)), case_keys, usual)
+
+
+def _find_usual(values: Sequence[str]) -> str | None:
+    """Give the value that more than half have, else the default where some leave it to that, else None."""
+    value, count = Counter(values).most_common(1)[0]
+    if 2 * count > len(values):
+        return value
+    return MISSING if MISSING in values else None
 
 
 def group_arms(data: ExperimentData, task_keys: tuple[str, ...], keys: tuple[str, ...]) -> list[Arm]:

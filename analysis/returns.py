@@ -29,8 +29,7 @@ def tabulate_returns(comparison: Comparison) -> Table:
         name=comparison.name,
         title=comparison.title,
         columns=(
-            *comparison.task_keys,
-            *comparison.keys,
+            *comparison.heads,
             "Finished",
             EVALUATION,
             EVALUATION_MEAN,
@@ -40,7 +39,7 @@ def tabulate_returns(comparison: Comparison) -> Table:
             "Compared",
             RUNS,
         ),
-        rows=tuple(_to_cells(result, decimals, scored) for result in comparison.results),
+        rows=tuple(_to_cells(result, comparison.show(result.arm), decimals, scored) for result in comparison.results),
         frame=_to_frame(comparison, scored),
         notes=_explain(comparison),
     )
@@ -59,9 +58,9 @@ def choose_return_decimals(comparison: Comparison) -> int:
     )
 
 
-def _to_cells(result: ArmResult, decimals: int, scored: bool) -> tuple[Cell, ...]:
+def _to_cells(result: ArmResult, shown: Sequence[str], decimals: int, scored: bool) -> tuple[Cell, ...]:
     arm = result.arm
-    cells = [Cell(text, strong=result.is_best) for text in arm.task + arm.values]
+    cells = [Cell(text, strong=result.is_best) for text in shown]
     cells.append(Cell(f"{result.finished} of {result.planned}{show_left_out(result)}"))
     cells.append(Cell(_show_iqm(result.iqm, result.interval, decimals), strong=result.is_best))
     cells.append(Cell(_show_mean(result.mean, result.sd, decimals)))
@@ -148,6 +147,17 @@ def show_exactly(*values: float | None) -> list[str]:
 
 
 def _explain(comparison: Comparison) -> tuple[str, ...]:
+    return (*_explain_cases(comparison), *_explain_returns(comparison))
+
+
+def _explain_cases(comparison: Comparison) -> tuple[str, ...]:
+    if not comparison.usual:
+        return ()
+    usual = ", ".join(f"{key}={value}" for key, value in comparison.usual.items())
+    return (f"Cases are named by what sets them apart; what isn't named is {usual}.",)
+
+
+def _explain_returns(comparison: Comparison) -> tuple[str, ...]:
     if comparison.name != FIRST:
         pooled = "Every other swept setting is pooled; intervals resample seeds within each of its values."
         if all(result.verdict != NOT_COMPARABLE for result in comparison.results):
