@@ -4,6 +4,7 @@ python play.py record --env Pendulum-v1 --policy random --episodes 100
 python play.py record --policy scripted:pendulum_energy --noise 0.3 -o noisy.h5
 python play.py record --policy logs/<exp_name>/<run folder> --steps 10000
 python play.py evaluate logs/<exp_name>/<run folder>
+python play.py samples logs/<exp_name>/<run folder of vae_diffusion_rl>
 python play.py info noisy.h5
 python play.py make pendulum-noisy    (`list` lists what can be made)
 """
@@ -14,18 +15,17 @@ import argparse
 import hashlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from envs.datasets import find_dataset, load_dataset
 from envs.describe import describe_episodes
 from envs.episodes import EpisodeError, Episodes, write_episodes
 from envs.recipes import BEST, RECIPES, Amount, Recipe, data_folder, find_set_path
-from experiment.assignments import parse_assignments
-from experiment.plan import nest_settings
+from experiment.files import write_atomically
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from train import choose_device, find_trainer, import_trainers, load_single_run
 
@@ -118,30 +118,14 @@ def build_trained_policy(restored: Restored) -> Policy:
     return Policy(config.env_name, config.env_kwargs, facts, lambda space, generator: trainer.begin_acting())
 
 
-def build_untrained_policy(text: str, env_name: str | None, env_kwargs: Mapping[str, Any]) -> Policy | None:
-    """Give the policy `random` or `scripted:<name>`; None where the text names neither.
-
-    Raises:
-        SettingsError: no environment is named, or the controller isn't there or is another one's.
-    """
-    from envs.record import build_random_policy, build_scripted_policy
-
-    kind, colon, name = text.partition(":")
-    if text == "random":
-        if env_name is None:
-            raise SettingsError([Fault(("env",), "--policy random: say where, with --env Pendulum-v1 or the like")])
-        return build_random_policy(env_name, env_kwargs)
-    if kind == "scripted" and colon:
-        return build_scripted_policy(name, env_name, env_kwargs)
-    return None
-
-
 def open_policy(args: Namespace, stack: ExitStack) -> Policy:
     """Give the policy that `--policy` names, in the environment that it or `--env` names.
 
     Raises:
         SettingsError: there is no such policy, or it doesn't go with the environment.
     """
+    from envs.record import build_untrained_policy, read_env_kwargs
+
     kwargs = read_env_kwargs(args.env_kwargs)
     if (policy := build_untrained_policy(args.policy, args.env, kwargs)) is not None:
         return policy
@@ -158,19 +142,6 @@ def open_policy(args: Namespace, stack: ExitStack) -> Policy:
 
     seed_everything(args.seed)
     return build_trained_policy(restored)
-
-
-def read_env_kwargs(texts: Sequence[str]) -> dict[str, Any]:
-    """Give the arguments of an environment that `key=value` texts make.
-
-    Raises:
-        SpecError: one of them isn't such a text.
-    """
-    problems: list[Problem] = []
-    given = parse_assignments("--env-kwargs", texts, problems)
-    if problems:
-        raise SpecError(problems)
-    return nest_settings({key: setting.value for key, setting in given.items()})
 
 
 def record(args: Namespace, parser: ArgumentParser) -> int:
@@ -216,12 +187,45 @@ def evaluate(args: Namespace, parser: ArgumentParser) -> int:
 
         seed_everything(restored.config.seed)
         evaluation = restored.trainer.evaluate(report_seeds(args.episodes), lambda: False)
-        numbers = summarise_evaluation(evaluation)
+        numbers = summarise_evaluation(evaluation, restored.trainer.references)
         print(f"{restored.run.folder.name}, {restored.checkpoint.path.stem}, {restored.config.env_name}")
         print(
             f"{args.episodes} episodes on the report seeds: mean return {numbers['eval/mean_reward']:.1f} +/- "
             f"{numbers['eval/std_reward']:.1f}, mean length {numbers['eval/mean_ep_length']:.1f}"
         )
+        if "eval/normalized_score" in numbers:
+            print(f"normalised score {numbers['eval/normalized_score']:.1f}")
+    return OK
+
+
+def show_samples(args: Namespace, parser: ArgumentParser) -> int:
+    """Hold what a diffusion policy draws against its data: a table, and a picture."""
+    if args.windows < 2:
+        parser.error("--windows: give 2 or more")
+    if args.out is not None and args.out.suffix != ".png":
+        parser.error(f"--out {args.out}: the picture is a .png")
+    with ExitStack() as stack:
+        restored = restore_run(args.run, args.checkpoint, args.device, stack)
+        from analysis.samples import compare_actions, draw_comparison, tabulate_fits
+        from analysis.tables import render_text
+        from diffuser.samples import draw_samples
+        from diffuser.utils.training import Trainer as DiffusionTrainer
+
+        run, config, trainer = restored.run, restored.config, restored.trainer
+        if not isinstance(trainer, DiffusionTrainer):
+            message = f"{args.run} is a run of {config.algorithm_name}; samples are drawn by vae_diffusion_rl alone"
+            raise SettingsError([Fault(("run",), message)])
+        drawn = draw_samples(trainer.average, trainer.dataset, args.windows)
+        which = (
+            f"run {run.id}, {restored.checkpoint.path.stem}, {len(drawn.data):,} histories of {trainer.config.dataset}"
+        )
+    print(which)
+    print(render_text(tabulate_fits(compare_actions(drawn.data, drawn.samples))))
+    out = args.out or run.samples_path
+    picture = draw_comparison(drawn.data, drawn.samples[0], drawn.learnt_std, drawn.sampled_std, which)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, [picture])
+    print(f"picture: {out}")
     return OK
 
 
@@ -272,6 +276,8 @@ def produce(name: str, recipe: Recipe) -> Episodes:
                 message = f"the training ended with exit code {code}; `python play.py make {name}` goes on with it"
                 raise RunError(message)
             run = load_single_run(settings, [], settings.parents[1], name)[1]
+
+        from envs.record import build_untrained_policy
 
         def open_named(text: str) -> Policy:
             if (policy := build_untrained_policy(text, recipe.env_name, {})) is not None:
@@ -355,6 +361,15 @@ def build_parser() -> ArgumentParser:
     evaluator.add_argument("--episodes", type=int, default=50, help="how many (default: 50)")
     evaluator.set_defaults(run_command=evaluate)
 
+    told = "hold what a diffusion policy draws against the data it learned from"
+    sampler = commands.add_parser("samples", help=told, description=told, parents=[trained], allow_abbrev=False)
+    sampler.add_argument("run", type=Path, help="the folder of a run of vae_diffusion_rl")
+    sampler.add_argument(
+        "-o", "--out", type=Path, help="the picture, a .png (default: samples.png in the run's folder)"
+    )
+    sampler.add_argument("--windows", type=int, default=2048, help="histories of the data set (default: 2048)")
+    sampler.set_defaults(run_command=show_samples)
+
     told = "say what is in a data set"
     info = commands.add_parser("info", help=told, description=told, allow_abbrev=False)
     info.add_argument("dataset", help="as the setting `dataset`: a name, a path, or minari:<id>")
@@ -390,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ERROR
     except RunError as error:
         print(error, file=sys.stderr)
-        return ERROR
+        return USAGE if args.command == "samples" else ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

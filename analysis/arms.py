@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -22,6 +22,10 @@ FIRST = "returns"
 """Name of the comparison of all swept settings together; the others are called `returns_by_<key>`."""
 NOT_COMPARABLE = "not comparable: other settings differ"
 """Verdict of an arm among arms whose runs are spread otherwise over the settings that a table averages over."""
+CASE = "Case"
+"""Head of the column that names points of `cases`, where these set several keys."""
+BASE = "(base)"
+"""Names the case that nothing sets apart."""
 _NAMED_RUNS = 3
 _NO_INTERVAL = Interval(np.nan, np.nan)
 
@@ -55,6 +59,7 @@ class Arm:
 class ArmResult:
     """What the runs of an arm say that count: the finished ones, but for `left_out`, which the guard repaired.
 
+    `score` is the IQM of normalised scores, there only where all of these runs have one.
     Numbers are None where nothing was measured and NaN or infinite where a finished run's were. `problem` says why the
     arm can't be ranked and is empty where it can; `verdict` compares it with the best arm of its task.
     """
@@ -67,6 +72,8 @@ class ArmResult:
     interval: Interval = _NO_INTERVAL
     mean: float | None = None
     sd: float | None = None
+    score: float | None = None
+    score_interval: Interval = _NO_INTERVAL
     train_mean: float | None = None
     train_sd: float | None = None
     problem: str = ""
@@ -80,18 +87,37 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms set side by side: by one key, or by all of them together."""
+    """Arms set side by side: by one key, or by all of them together.
+
+    `case_keys` are those of `keys` that the spec's cases set, where there are several: a case is named by what sets it
+    apart. `usual` has by key the value that goes without saying: that of more than half of the arms, else the default.
+    """
 
     name: str
     title: str
     task_keys: tuple[str, ...]
     keys: tuple[str, ...]
     results: tuple[ArmResult, ...]
+    case_keys: tuple[str, ...] = ()
+    usual: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The keys that tell arms apart, those of cases as one, at the end."""
+        plain = tuple(key for key in self.task_keys + self.keys if key not in self.case_keys)
+        return (*plain, CASE) if self.case_keys else plain
+
+    def show(self, arm: Arm) -> tuple[str, ...]:
+        """Give what an arm has of `heads`."""
+        values = dict(zip(self.task_keys + self.keys, arm.task + arm.values, strict=True))
+        named = [f"{key}={values[key]}" for key in self.case_keys if values[key] != self.usual.get(key)]
+        plain = tuple(value for key, value in values.items() if key not in self.case_keys)
+        return (*plain, ", ".join(named) or BASE) if self.case_keys else plain
 
     def describe(self, arm: Arm) -> str:
         """Name an arm in words: `learning_rate=0.001`; `all runs` where nothing is swept but the seed."""
-        pairs = zip(self.task_keys + self.keys, arm.task + arm.values, strict=True)
-        return ", ".join(f"{key}={value}" for key, value in pairs) or "all runs"
+        pairs = zip(self.heads, self.show(arm), strict=True)
+        return ", ".join(value if key == CASE else f"{key}={value}" for key, value in pairs) or "all runs"
 
 
 def show_left_out(result: ArmResult) -> str:
@@ -124,7 +150,20 @@ def compare_arms(data: ExperimentData) -> list[Comparison]:
 def _compare(data: ExperimentData, name: str, task_keys: tuple[str, ...], keys: tuple[str, ...]) -> Comparison:
     title = f"Returns by {join_words(keys)}" if keys else "Returns"
     results = [summarise_arm(arm) for arm in group_arms(data, task_keys, keys)]
-    return Comparison(name, title, task_keys, keys, tuple(rank_arms(results)))
+    set_in_cases = tuple(key for key in keys if key in data.case_keys)
+    case_keys = set_in_cases if len(set_in_cases) > 1 else ()
+    columns = {key: [result.arm.values[keys.index(key)] for result in results] for key in case_keys}
+    found = {key: _find_usual(values) for key, values in columns.items()}
+    usual = {key: value for key, value in found.items() if value is not None}
+    return Comparison(name, title, task_keys, keys, tuple(rank_arms(results)), case_keys, usual)
+
+
+def _find_usual(values: Sequence[str]) -> str | None:
+    """Give the value that more than half have, else the default where some leave it to that, else None."""
+    value, count = Counter(values).most_common(1)[0]
+    if 2 * count > len(values):
+        return value
+    return MISSING if MISSING in values else None
 
 
 def group_arms(data: ExperimentData, task_keys: tuple[str, ...], keys: tuple[str, ...]) -> list[Arm]:
@@ -167,19 +206,32 @@ def summarise_arm(arm: Arm) -> ArmResult:
     train_mean, train_sd = _mean_and_sd(counted["train_return"], counted["train_problem"])
     result = replace(result, train_mean=train_mean, train_sd=train_sd)
     mean, sd = _mean_and_sd(counted["final_mean"], counted["final_problem"])
+    scored = bool(counted["reference_random"].notna().all())
     faulty = counted[counted["final_problem"].notna()]
     if not faulty.empty:
         causes = "; ".join(
             f"{problem} in {_name_runs(runs['id'].tolist())}"
             for problem, runs in faulty.groupby("final_problem", sort=False)
         )
-        return replace(result, iqm=mean, mean=mean, problem="; ".join(filter(None, (result.problem, causes))))
-    values = counted["final_mean"].to_numpy()
+        # Not finite, or None: as a score it is the same.
+        score = mean if scored else None
+        problem = "; ".join(filter(None, (result.problem, causes)))
+        return replace(result, iqm=mean, mean=mean, score=score, problem=problem)
+    iqm, interval = _find_middle(arm, "final_mean")
+    result = replace(result, iqm=iqm, interval=interval, mean=mean, sd=sd)
+    if not scored:
+        return result
+    score, interval = _find_middle(arm, "final_score")
+    return replace(result, score=score, score_interval=interval)
+
+
+def _find_middle(arm: Arm, column: str) -> tuple[float, Interval]:
+    """Give the interquartile mean of a column over the runs that count, and its interval."""
+    values = arm.counted[column].to_numpy()
     strata: dict[str, list[float]] = {}
     for value, stratum in zip(values, np.array(arm.strata)[is_counted(arm.runs)], strict=True):
         strata.setdefault(stratum, []).append(value)
-    interval = stratified_bootstrap_interval(list(strata.values()))
-    return replace(result, iqm=float(interquartile_mean(values)), interval=interval, mean=mean, sd=sd)
+    return float(interquartile_mean(values)), stratified_bootstrap_interval(list(strata.values()))
 
 
 def _name_runs(ids: Sequence[str]) -> str:

@@ -76,7 +76,11 @@ def compose_report(data: ExperimentData) -> Report:
         Section(
             "Cost",
             tuple(describe_resumes(data)),
-            _keep_filled(tabulate_parameters(data), tabulate_memory(comparisons[0]), tabulate_time(comparisons[0])),
+            _keep_filled(
+                tabulate_parameters(data, comparisons[0]),
+                tabulate_memory(comparisons[0]),
+                tabulate_time(comparisons[0]),
+            ),
         ),
         Section(
             "Settings and origin",

@@ -9,10 +9,16 @@ from analysis.load import MISSING, ExperimentData, canonical, is_done
 from analysis.tables import DASH, Cell, Table, list_runs, show_bytes, show_count, show_number, show_seconds
 
 _PREFIX = "parameters/"
+_NAMED_ARMS = 4
 
 
-def tabulate_parameters(data: ExperimentData) -> Table:
-    """Give the learnable parameters by component, one row for each distinct set of counts that finished runs report."""
+def tabulate_parameters(data: ExperimentData, comparison: Comparison) -> Table:
+    """Give the learnable parameters by component, one row for each distinct set of counts that finished runs report.
+
+    Args:
+        data: of the experiment.
+        comparison: the first one, which names the arms.
+    """
     runs = data.unique_runs[is_done(data.unique_runs)]
     runs = runs[runs["parameters"].notna()]
     columns = [name for name in runs.columns if name.startswith(_PREFIX) and runs[name].notna().any()]
@@ -20,7 +26,7 @@ def tabulate_parameters(data: ExperimentData) -> Table:
     for position, found in enumerate(runs[columns].fillna(-1).to_numpy(dtype="int64").tolist()):
         groups.setdefault(tuple(found), []).append(position)
     shapes = [runs.iloc[positions] for positions in groups.values()]
-    names = _name_shapes(data, shapes)
+    names = _name_shapes(data, comparison, shapes)
     rows = []
     records = []
     for name, shape in zip(names, shapes, strict=True):
@@ -38,8 +44,8 @@ def tabulate_parameters(data: ExperimentData) -> Table:
     )
 
 
-def _name_shapes(data: ExperimentData, shapes: list[pd.DataFrame]) -> list[str]:
-    """Name each group by those swept keys that tell it from all the others."""
+def _name_shapes(data: ExperimentData, comparison: Comparison, shapes: list[pd.DataFrame]) -> list[str]:
+    """Name each group by those swept keys that tell it from all the others, or by its arms where none does."""
     settings = {combination.id: combination.settings for combination in data.plan}
     swept = [key for key in data.swept if key != SEED]
 
@@ -56,8 +62,15 @@ def _name_shapes(data: ExperimentData, shapes: list[pd.DataFrame]) -> list[str]:
         if sum(len(values) for values in sets) == len(set().union(*sets)) and len(shapes) > 1:
             telling.append(key)
     if not telling:
-        return ["all finished runs" if len(shapes) == 1 else f"shape {number + 1}" for number in range(len(shapes))]
+        return ["all finished runs"] if len(shapes) == 1 else [_name_arms(comparison, shape) for shape in shapes]
     return [", ".join(f"{key}={' or '.join(show_all(shape, key).values())}" for key in telling) for shape in shapes]
+
+
+def _name_arms(comparison: Comparison, shape: pd.DataFrame) -> str:
+    ids = set(shape["id"])
+    names = [comparison.describe(result.arm) for result in comparison.results if ids & set(result.arm.runs["id"])]
+    more = [f"{len(names) - _NAMED_ARMS} more"] if len(names) > _NAMED_ARMS else []
+    return " or ".join([*names[:_NAMED_ARMS], *more])
 
 
 def tabulate_memory(comparison: Comparison) -> Table:

@@ -170,11 +170,11 @@ def _draw_curves(
         figure = Figure(figsize=(_COLUMN_INCHES, 2.9 + 0.19 * len(results)), layout="constrained")
         axes = figure.add_subplot()
         for number, (result, curve) in enumerate(zip(results, curves, strict=True)):
-            _draw_curve(axes, number, f"{_name(result.arm)} ({_count(result)})", curve)
+            _draw_curve(axes, number, f"{_name(comparison, result.arm)} ({_count(result)})", curve)
         axes.set_xlabel(name_steps(acting, set(run_ids)))
         axes.set_ylabel("Return per evaluation episode")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        title = ", ".join(comparison.keys) or None
+        title = _name_keys(comparison) or None
         figure.legend(loc="outside lower center", title=title, handlelength=2.2, labelspacing=0.3)
         png = to_png(figure)
     where = f" on {', '.join(shown[0].task)}" if shown[0].task else ""
@@ -215,13 +215,14 @@ def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str)
         axes = figure.add_subplot()
         for row, result in enumerate(results):
             _draw_arm(axes, row, result)
-        axes.set_yticks(range(len(results)), [f"{_name(result.arm)}\n{_count(result)}" for result in results])
+        names = [f"{_name(comparison, result.arm)}\n{_count(result)}" for result in results]
+        axes.set_yticks(range(len(results)), names)
         axes.tick_params(axis="y", length=0, labelsize=8)
         axes.set_ylim(len(results) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("Return per episode on the report seeds")
         if comparison.keys:
-            axes.set_title(", ".join(comparison.keys), loc="left", fontsize=9)
+            axes.set_title(_name_keys(comparison), loc="left", fontsize=9)
         png = to_png(figure)
     where = f" on {', '.join(results[0].arm.task)}" if results[0].arm.task else ""
     return Picture(
@@ -259,8 +260,12 @@ def _draw_arm(axes: Axes, row: int, result: ArmResult) -> None:
     axes.plot([result.iqm], [row], "o", color=colour, markerfacecolor=face, markersize=6)
 
 
-def _name(arm: Arm) -> str:
-    name = ", ".join(arm.values) or "all runs"
+def _name_keys(comparison: Comparison) -> str:
+    return ", ".join(comparison.heads[len(comparison.task_keys) :])
+
+
+def _name(comparison: Comparison, arm: Arm) -> str:
+    name = ", ".join(comparison.show(arm)[len(comparison.task_keys) :]) or "all runs"
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 

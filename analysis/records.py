@@ -29,6 +29,9 @@ FIXED_COLUMNS: dict[str, str] = {
     "final_mean": "float64",  # mean return over the report seeds; may be NaN or infinite: see final_problem
     "final_std": "float64",  # over the report seeds
     "final_episodes": "Int64",
+    "final_score": "float64",  # normalised score of final_mean, where the run's data set has references
+    "reference_random": "float64",  # the return that is scored 0
+    "reference_expert": "float64",  # the return that is scored 100
     "final_problem": "str",  # why final_mean can't enter a statistic, else missing
     "best_mean": "float64",  # of the best evaluation on the selection seeds
     "best_step": "Int64",
@@ -205,8 +208,11 @@ def _read_training(log: MetricLog) -> dict[str, Any]:
 
 def _read_final(final: Mapping[str, Any]) -> dict[str, Any]:
     mean = read_number(final.get("mean"))
-    returns = final.get("returns")
+    returns, references = final.get("returns"), _part(final, "references")
     return {
+        "final_score": read_number(final.get("normalized_score")),
+        "reference_random": read_number(references.get("random")),
+        "reference_expert": read_number(references.get("expert")),
         "final_mean": mean,
         "final_std": read_number(final.get("std")),
         "final_episodes": len(returns) if isinstance(returns, list) else None,

@@ -8,36 +8,47 @@ import pandas as pd
 
 from analysis.arms import FEW_SEEDS, FIRST, NOT_COMPARABLE, SEED, ArmResult, Comparison, show_left_out, show_value
 from analysis.load import ExperimentData, is_counted, is_done, show_state
+from analysis.statistics import Interval
 from analysis.tables import DASH, Cell, Table, choose_decimals, list_runs, show_number
 
 EVALUATION = "Evaluation return: IQM [95 % interval]"
+SCORE = "Normalised score: IQM [95 % interval]"
 EVALUATION_MEAN = "Evaluation return: mean ± sd"
 TRAINING_MEAN = "Training return at the end: mean ± sd"
 RUNS = "Runs"
 _MANY_SEEDS = 10
+_SCORE_DECIMALS = 1
+_SCORE_COLUMNS = ("final_score", "reference_random", "reference_expert")
 
 
 def tabulate_returns(comparison: Comparison) -> Table:
     """Give a comparison as a table: one row per arm, in the order of the spec. Nothing in it depends on the machine."""
     decimals = choose_return_decimals(comparison)
+    scored = has_scores(comparison)
     return Table(
         name=comparison.name,
         title=comparison.title,
         columns=(
-            *comparison.task_keys,
-            *comparison.keys,
+            *comparison.heads,
             "Finished",
             EVALUATION,
             EVALUATION_MEAN,
+            *([SCORE] if scored else []),
             TRAINING_MEAN,
             "Seeds",
             "Compared",
             RUNS,
         ),
-        rows=tuple(_to_cells(result, decimals) for result in comparison.results),
-        frame=_to_frame(comparison),
+        rows=tuple(_to_cells(result, comparison.show(result.arm), decimals, scored) for result in comparison.results),
+        frame=_to_frame(comparison, scored),
         notes=_explain(comparison),
     )
+
+
+def has_scores(comparison: Comparison) -> bool:
+    """Tell whether all runs behind a comparison's numbers have a normalised score, and there are any."""
+    measured = [result for result in comparison.results if result.iqm is not None]
+    return bool(measured) and all(result.score is not None for result in measured)
 
 
 def choose_return_decimals(comparison: Comparison) -> int:
@@ -47,12 +58,14 @@ def choose_return_decimals(comparison: Comparison) -> int:
     )
 
 
-def _to_cells(result: ArmResult, decimals: int) -> tuple[Cell, ...]:
+def _to_cells(result: ArmResult, shown: Sequence[str], decimals: int, scored: bool) -> tuple[Cell, ...]:
     arm = result.arm
-    cells = [Cell(text, strong=result.is_best) for text in arm.task + arm.values]
+    cells = [Cell(text, strong=result.is_best) for text in shown]
     cells.append(Cell(f"{result.finished} of {result.planned}{show_left_out(result)}"))
-    cells.append(Cell(_show_iqm(result, decimals), strong=result.is_best))
+    cells.append(Cell(_show_iqm(result.iqm, result.interval, decimals), strong=result.is_best))
     cells.append(Cell(_show_mean(result.mean, result.sd, decimals)))
+    if scored:
+        cells.append(Cell(_show_iqm(result.score, result.score_interval, _SCORE_DECIMALS), strong=result.is_best))
     cells.append(Cell(_show_mean(result.train_mean, result.train_sd, decimals)))
     cells.append(Cell(_show_seeds(arm.counted)))
     cells.append(Cell(result.verdict or DASH, strong=result.is_best))
@@ -60,11 +73,11 @@ def _to_cells(result: ArmResult, decimals: int) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _show_iqm(result: ArmResult, decimals: int) -> str:
-    text = show_number(result.iqm, decimals)
-    if not result.interval.exists:
+def _show_iqm(iqm: float | None, interval: Interval, decimals: int) -> str:
+    text = show_number(iqm, decimals)
+    if not interval.exists:
         return text
-    return f"{text} [{show_number(result.interval.low, decimals)}, {show_number(result.interval.high, decimals)}]"
+    return f"{text} [{show_number(interval.low, decimals)}, {show_number(interval.high, decimals)}]"
 
 
 def _show_mean(mean: float | None, sd: float | None, decimals: int) -> str:
@@ -86,19 +99,19 @@ def _show_seeds(runs: pd.DataFrame) -> str:
     return f"{len(seeds)} seeds" if len(seeds) > _MANY_SEEDS else ", ".join(seeds) or DASH
 
 
-def _to_frame(comparison: Comparison) -> pd.DataFrame:
+def _to_frame(comparison: Comparison, scored: bool) -> pd.DataFrame:
     keys = comparison.task_keys + comparison.keys
     rows = []
     for result in comparison.results:
         arm = result.arm
-        ends = (result.interval.low, result.interval.high) if result.interval.exists else (None, None)
         rows.append(
             [
                 *arm.task,
                 *arm.values,
                 result.planned,
                 result.finished,
-                *show_exactly(result.iqm, *ends, result.mean, result.sd),
+                *show_exactly(result.iqm, *_find_ends(result.interval), result.mean, result.sd),
+                *(show_exactly(result.score, *_find_ends(result.score_interval)) if scored else []),
                 *show_exactly(result.train_mean, result.train_sd),
                 " ".join(find_seeds(arm.counted)),
                 result.verdict,
@@ -106,9 +119,15 @@ def _to_frame(comparison: Comparison) -> pd.DataFrame:
                 " ".join(arm.runs["id"]),
             ]
         )
-    numbers = ["planned", "finished", "iqm", "low_95", "high_95", "mean", "sd", "training_mean", "training_sd"]
+    numbers = ["planned", "finished", "iqm", "low_95", "high_95", "mean", "sd"]
+    numbers += ["score", "score_low_95", "score_high_95"] if scored else []
+    numbers += ["training_mean", "training_sd"]
     frame = pd.DataFrame(rows, columns=[*keys, *numbers, "seeds", "compared", "finished_runs", "planned_runs"])
     return add_left_out(frame, comparison.results)
+
+
+def _find_ends(interval: Interval) -> tuple[float | None, float | None]:
+    return (interval.low, interval.high) if interval.exists else (None, None)
 
 
 def add_left_out(frame: pd.DataFrame, results: Sequence[ArmResult]) -> pd.DataFrame:
@@ -128,6 +147,17 @@ def show_exactly(*values: float | None) -> list[str]:
 
 
 def _explain(comparison: Comparison) -> tuple[str, ...]:
+    return (*_explain_cases(comparison), *_explain_returns(comparison))
+
+
+def _explain_cases(comparison: Comparison) -> tuple[str, ...]:
+    if not comparison.usual:
+        return ()
+    usual = ", ".join(f"{key}={value}" for key, value in comparison.usual.items())
+    return (f"Cases are named by what sets them apart; what isn't named is {usual}.",)
+
+
+def _explain_returns(comparison: Comparison) -> tuple[str, ...]:
     if comparison.name != FIRST:
         pooled = "Every other swept setting is pooled; intervals resample seeds within each of its values."
         if all(result.verdict != NOT_COMPARABLE for result in comparison.results):
@@ -149,9 +179,21 @@ def _explain(comparison: Comparison) -> tuple[str, ...]:
         )
     if any(result.left_out for result in comparison.results):
         notes.append("Left out: runs that the training-health guard repaired. An arm that has one is not ranked.")
+    if has_scores(comparison):
+        notes.append(_explain_scores(comparison))
     if comparison.task_keys:
         notes.append(f"Returns are compared within one {' and '.join(comparison.task_keys)}, never across.")
     return tuple(notes)
+
+
+def _explain_scores(comparison: Comparison) -> str:
+    columns = ["reference_random", "reference_expert"]
+    runs = pd.concat([result.arm.counted[columns] for result in comparison.results]).dropna().drop_duplicates()
+    lead = "Normalised score: 100 (return - random) / (expert - random) by the references of the run's data set"
+    if len(runs) > 1:
+        return f"{lead}, which differ between runs: see runs.csv. Scores by different references are not on one scale."
+    random, expert = (show_number(float(runs.iloc[0][name]), 1) for name in columns)
+    return f"{lead}, random {random} and expert {expert}."
 
 
 def _count_episodes(comparison: Comparison) -> str:
@@ -177,7 +219,7 @@ def tabulate_runs(data: ExperimentData) -> Table:
     """Give every combination of the plan with its run's numbers; the CSV file has all columns of `data.runs`.
 
     Combinations that share a run have a row each, so that whatever the spec asks for can be found by its name. Whether
-    a run was repaired, and so counts, is among the columns only where one was.
+    a run was repaired, and so counts, is among the columns only where one was, and scores only where there are any.
     """
     runs = data.runs
     done = is_done(runs)
@@ -208,7 +250,7 @@ def tabulate_runs(data: ExperimentData) -> Table:
             "Id",
         ),
         rows=tuple(rows),
-        frame=data.runs if data.runs["repaired"].any() else data.runs.drop(columns=["repaired", "counted"]),
+        frame=data.runs.drop(columns=_find_empty(data.runs)),
         notes=_explain_sharing(data),
         folded=True,
     )
@@ -222,6 +264,12 @@ def _explain_sharing(data: ExperimentData) -> tuple[str, ...]:
         f"{len(data.runs)} combinations are {len(data.unique_runs)} runs: those with the same id share one, as they "
         "differ in settings alone that it doesn't read, or that mean the same. It counts once in a row of a statistic.",
     )
+
+
+def _find_empty(runs: pd.DataFrame) -> list[str]:
+    """Name the columns that say nothing where no run was repaired, or none has references."""
+    empty = [] if runs["repaired"].any() else ["repaired", "counted"]
+    return empty if runs["final_score"].notna().any() else [*empty, *_SCORE_COLUMNS]
 
 
 def _show_single(value: float, problem: object, decimals: int) -> str:

@@ -46,6 +46,17 @@ class Header:
     action_high: Floats
     policy: Mapping[str, Any]
 
+    def find_references(self, env_kwargs: Mapping[str, Any]) -> tuple[float, float] | None:
+        """Give the mean returns of random actions and of an expert, which normalised scores refer to.
+
+        None where they weren't measured, or in an environment with other arguments, or the expert wasn't the better.
+        """
+        references = self.policy.get("references")
+        if references is None or dict(env_kwargs) != dict(self.env_kwargs):
+            return None
+        random, expert = float(references["random"]), float(references["expert"])
+        return (random, expert) if random < expert else None
+
 
 @dataclass(frozen=True)
 class RecordedEpisode:
@@ -186,6 +197,19 @@ def check_episodes(episodes: Episodes) -> None:
     outside = ((episodes.actions < low - slack) | (episodes.actions > high + slack)).any((1, 2))
     if outside.any():
         raise EpisodeError(f"{where}: actions, row {int(np.argmax(outside))}: outside their bounds {low} to {high}")
+    _check_references(where, episodes.header.policy)
+
+
+def _check_references(where: str, policy: Mapping[str, Any]) -> None:
+    references = policy.get("references")
+    if references is None:
+        return
+    numbers = [references.get(name) for name in ("random", "expert")] if isinstance(references, Mapping) else []
+    if not numbers or not all(isinstance(number, int | float) and np.isfinite(number) for number in numbers):
+        raise EpisodeError(
+            f"{where}: references in its header are {references!r}; they have to be the mean returns of `random` and "
+            "`expert`, or left out"
+        )
 
 
 def hash_episodes(episodes: Episodes) -> str:

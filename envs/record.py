@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +16,9 @@ from envs.controllers import CONTROLLERS
 from envs.episodes import EpisodeError, Episodes, Header, RecordedEpisode, gather_episodes
 from envs.make import Env, find_environment_faults, make_env
 from envs.recipes import Amount
-from experiment.problems import Fault, SettingsError, suggest
+from experiment.assignments import parse_assignments
+from experiment.plan import nest_settings
+from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 
 Act: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 """From an observation, as the environment gave it, to an action in the environment's units."""
@@ -77,6 +79,35 @@ def build_scripted_policy(name: str, env_name: str | None, env_kwargs: Mapping[s
         return lambda obs: scale.to_env(controller(obs))
 
     return Policy(controlled, env_kwargs, {"kind": "scripted", "name": name}, begin)
+
+
+def build_untrained_policy(text: str, env_name: str | None, env_kwargs: Mapping[str, Any]) -> Policy | None:
+    """Give the policy `random` or `scripted:<name>`; None where the text names neither.
+
+    Raises:
+        SettingsError: no environment is named, or the controller isn't there or is another one's.
+    """
+    kind, colon, name = text.partition(":")
+    if text == "random":
+        if env_name is None:
+            raise SettingsError([Fault(("env",), "--policy random: say where, with --env Pendulum-v1 or the like")])
+        return build_random_policy(env_name, env_kwargs)
+    if kind == "scripted" and colon:
+        return build_scripted_policy(name, env_name, env_kwargs)
+    return None
+
+
+def read_env_kwargs(texts: Sequence[str]) -> dict[str, Any]:
+    """Give the arguments of an environment that `key=value` texts make.
+
+    Raises:
+        SpecError: one of them isn't such a text.
+    """
+    problems: list[Problem] = []
+    given = parse_assignments("--env-kwargs", texts, problems)
+    if problems:
+        raise SpecError(problems)
+    return nest_settings({key: setting.value for key, setting in given.items()})
 
 
 def record_policy(policy: Policy, amount: Amount, noise: float, seed: int, say: Callable[[str], None]) -> Episodes:

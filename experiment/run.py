@@ -96,6 +96,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def samples_path(self) -> Path:
+        """The picture that `play.py samples` draws."""
+        return self.folder / "samples.png"
+
+    @property
     def repairs_path(self) -> Path:
         """What the training-health guard keeps over a roll-back; beside the checkpoints, with which it is archived."""
         return self.checkpoints_dir / "repairs.json"
@@ -150,7 +155,8 @@ class Run:
             return
         target = self.attempt_dir(note["attempt"]) / "archive"
         target.mkdir(parents=True, exist_ok=True)
-        for path in (self.exit_path, self.summary_path, self.checkpoints_dir, self.metrics_path, self.tensorboard_dir):
+        curve = (self.metrics_path, self.tensorboard_dir)
+        for path in (self.exit_path, self.summary_path, self.checkpoints_dir, *curve, self.samples_path):
             if path.exists() and not (target / path.name).exists():
                 path.replace(target / path.name)
         self._archiving_path.unlink()

@@ -30,7 +30,7 @@ from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
 from rl.slots import EnvironmentSlot
 from training.evaluation import evaluate_policy
-from training.protocol import Episode, Evaluation, StepResult, Treatment
+from training.protocol import Episode, Evaluation, References, StepResult, Treatment
 from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
 
@@ -135,6 +135,7 @@ class OffPolicyTrainer:
             new episodes, for `resume_reason`. It turns to `episode` when a state can't be saved after all.
     """
 
+    references: References | None = None
     TRANSIENT: ClassVar = ("config", "resume_mode", "resume_reason", "_scale", "_map", "_controller", "_batch_size")
 
     def __init__(

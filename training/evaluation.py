@@ -8,7 +8,7 @@ from typing import Any, Protocol, SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-from training.protocol import Evaluation, EvaluationStopped
+from training.protocol import Evaluation, EvaluationStopped, References
 from training.seeding import undisturbed_generators
 
 MAX_SEEDS = 1_000_000
@@ -93,13 +93,18 @@ def _run_episode(
     return episode_return, length
 
 
-def summarise_evaluation(evaluation: Evaluation) -> dict[str, float]:
-    """Give the numbers of an `eval/*` row; deviations are of the population, as in stable-baselines3."""
-    return {
-        "eval/mean_reward": float(np.mean(evaluation.returns)),
+def summarise_evaluation(evaluation: Evaluation, references: References | None = None) -> dict[str, float]:
+    """Give the numbers of an `eval/*` row; deviations are of the population, as in stable-baselines3.
+
+    Only with references is there `eval/normalized_score`, that of the mean return.
+    """
+    mean = float(np.mean(evaluation.returns))
+    numbers = {
+        "eval/mean_reward": mean,
         "eval/std_reward": float(np.std(evaluation.returns)),
         "eval/mean_ep_length": float(np.mean(evaluation.lengths)),
     }
+    return numbers if references is None else numbers | {"eval/normalized_score": references.score(mean)}
 
 
 def describe_evaluation(evaluation: Evaluation, num_timesteps: int) -> list[str]:

@@ -65,6 +65,18 @@ class Evaluation:
     lengths: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class References:
+    """Mean returns that normalised scores count from and to: `random` actions get 0, an `expert` 100."""
+
+    random: float
+    expert: float
+
+    def score(self, episode_return: float) -> float:
+        """Give a return, or a mean of returns, as a normalised score."""
+        return 100 * (episode_return - self.random) / (self.expert - self.random)
+
+
 class EvaluationStopped(Exception):  # noqa: N818  nothing went wrong
     """An evaluation that was asked to stop came to its end early; none of its episodes counts."""
 
@@ -73,11 +85,13 @@ class Trainer(Protocol):
     """One learning algorithm with its environment and its data.
 
     `resume_mode` is `exact` where the environment's state comes back to the bit, `episode` where a resumed run begins a
-    new episode instead, for `resume_reason`. Both may change while it trains.
+    new episode instead, for `resume_reason`. Both may change while it trains. `references` are those of the data set
+    that is learned from; None where it has none, and where nothing is learned from one.
     """
 
     resume_mode: Literal["exact", "episode"]
     resume_reason: str | None
+    references: References | None
 
     def train_step(self) -> StepResult:
         """Act and learn once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -245,7 +245,7 @@ class Session:
             return
         for line in describe_evaluation(evaluation, self.progress.clock):
             self._say(line)
-        values = summarise_evaluation(evaluation)
+        values = summarise_evaluation(evaluation, self._trainer.references)
         self._write_row(values)
         self.owes_evaluation = False
         mean = values["eval/mean_reward"]
@@ -306,16 +306,21 @@ class Session:
 
     def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
         """Say and give what the last policy came to."""
-        final = summarise_evaluation(evaluation)
+        references = self._trainer.references
+        final = summarise_evaluation(evaluation, references)
         mean, std = final["eval/mean_reward"], final["eval/std_reward"]
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
-        return {
+        numbers: dict[str, Any] = {
             "mean": to_json_number(mean),
             "std": to_json_number(std),
             "returns": [to_json_number(value) for value in evaluation.returns],
             "lengths": list(evaluation.lengths),
             "seeds": list(evaluation.seeds),
         }
+        if references is None:
+            return numbers
+        score = to_json_number(final["eval/normalized_score"])
+        return numbers | {"normalized_score": score, "references": asdict(references)}
 
     def _summarise(self, final: dict[str, Any] | None) -> dict[str, Any]:
         progress, attempt, meter = self.progress, self._attempt, self._meter

@@ -26,7 +26,7 @@ from envs.make import Env, make_env
 from experiment.problems import Fault, SettingsError
 from training.adam import Adam, clip_gradients, measure_length
 from training.gate import GradientGate
-from training.protocol import Evaluation, StepResult, Treatment
+from training.protocol import Evaluation, References, StepResult, Treatment
 from training.seeding import derive_seed
 from training.vitals import Metrics, Vitals, is_measured, note_skips, note_weights
 
@@ -53,12 +53,14 @@ class Trainer:
     Attributes:
         model: the networks that learn.
         average: their slow copy, `ema_decay * average + (1 - ema_decay) * model` after each step.
+        references: of the data set, for normalised scores.
     """
 
     TRANSIENT: ClassVar[tuple[str, ...]] = (
         "config",
         "resume_mode",
         "resume_reason",
+        "references",
         "dataset",
         "evaluator",
         "_device",
@@ -81,6 +83,8 @@ class Trainer:
         self._device = device
         self._make_env = make_environment or self._make_environment
         self.dataset = open_dataset(config)
+        pair = self.dataset.episodes.header.find_references(config.env_kwargs)
+        self.references = None if pair is None else References(*pair)
         self.evaluator = MADEvaluator(
             self._make_env,
             self._check_environment,

@@ -24,7 +24,7 @@ from rl.buffers import Batch
 from rl.offline.offline_config import OfflineConfig
 from training.adam import Adam
 from training.evaluation import evaluate_policy
-from training.protocol import Evaluation, StepResult, Treatment
+from training.protocol import Evaluation, References, StepResult, Treatment
 from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
 
@@ -162,6 +162,7 @@ class OfflineTrainer:
 
     Attributes:
         agent: the networks and how they learn.
+        references: of the data set, for normalised scores.
 
     Raises:
         SettingsError: the environment or the data set can't be used, and why.
@@ -169,7 +170,7 @@ class OfflineTrainer:
 
     resume_mode: Literal["exact", "episode"] = "exact"
     resume_reason: str | None = None
-    TRANSIENT: ClassVar = ("config", "_transitions", "_scale", "_batch_size")
+    TRANSIENT: ClassVar = ("config", "references", "_transitions", "_scale", "_batch_size")
 
     def __init__(
         self,
@@ -190,6 +191,8 @@ class OfflineTrainer:
             device=device,
         )
         header = episodes.header
+        pair = header.find_references(config.env_kwargs)
+        self.references = None if pair is None else References(*pair)
         self._scale = ActionScale(gym.spaces.Box(header.action_low[0], header.action_high[0]))
         self.agent: Agent = build_agent(config, episodes.obs_dim, episodes.action_dim, device)
         self._dataset_sha256 = episodes.sha256

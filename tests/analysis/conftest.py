@@ -76,9 +76,13 @@ class FakeExperiment:
         machine: float = 1.0,
         code_version: str = "c0de",
         acts: bool = True,
+        references: tuple[float, float] | None = None,
         **summary: Any,
     ) -> None:
-        """Give a run that is DONE. `machine` changes only what depends on the machine; offline ones never act."""
+        """Give a run that is DONE. `machine` changes only what depends on the machine; offline ones never act.
+
+        `references` are random's and the expert's return.
+        """
         self.start(run, attempts, code_version)
         self.write_metrics(run, curve, train, machine, acts)
         whole = {
@@ -105,6 +109,11 @@ class FakeExperiment:
             "code_version": code_version,
             "state_hash": hashlib.sha256(run.id.encode()).hexdigest(),
         }
+        if references is not None:
+            random, expert = references
+            score = 100 * (final - random) / (expert - random) if isinstance(final, float) else final
+            scored = {"normalized_score": score, "references": {"random": random, "expert": expert}}
+            whole["final_eval"] = {**whole["final_eval"], **scored}  # type: ignore[dict-item]
         run.summary_path.write_text(json.dumps(whole | summary))
         self.end(run, attempts, "ok", 0)
 

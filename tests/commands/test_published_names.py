@@ -7,8 +7,12 @@ import sys
 from argparse import _SubParsersAction
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import play
 from diffuser.config import DiffusionRLConfig
+from envs.episodes import Header, RecordedEpisode, gather_episodes, write_episodes
 from envs.recipes import RECIPES
 from experiment.arguments import build_parser
 from rl.ddpg_config import DDPGConfig
@@ -58,6 +62,7 @@ PLAY_FLAGS = {
         "--noise", "--seed", "-o", "--out", "--overwrite", "--imports",
     },
     "evaluate": {"-h", "--help", "--checkpoint", "--device", "--episodes"},
+    "samples": {"-h", "--help", "--checkpoint", "--device", "-o", "--out", "--windows"},
     "info": {"-h", "--help"},
     "list": {"-h", "--help"},
     "make": {"-h", "--help"},
@@ -161,6 +166,42 @@ def test_a_run_writes_its_metrics_and_lines_under_the_names_that_users_know(tmp_
         check=True,
     )
     assert "finished before" in again.stdout
+
+
+def test_a_run_on_a_reference_set_writes_its_scores_under_names_that_are_explained(tmp_path: Path) -> None:
+    bound, generator = np.full((1, 1), 2, dtype=np.float32), np.random.default_rng(0)
+    episode = RecordedEpisode(
+        observations=generator.standard_normal((41, 1, 3)).astype(np.float32),
+        actions=generator.uniform(-2, 2, (40, 1, 1)).astype(np.float32),
+        rewards=np.zeros((40, 1), dtype=np.float32),
+        terminated=False,
+    )
+    facts = {"kind": "recipe", "references": {"random": -1200.0, "expert": -130.0}}
+    header = Header("Pendulum-v1", {}, -bound, bound, facts)
+    write_episodes(tmp_path / "some.h5", gather_episodes(header, [episode]))
+    settings = "--algorithm_name bc --env_name Pendulum-v1 --dataset some.h5 --batch_size 8 --hidden_dims 8 8"
+    more = "--max_timesteps 4 --eval_freq 2 --num_eval 1 --num_final_eval 1"
+    command = [sys.executable, str(ROOT / "train.py"), *settings.split(), *more.split()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, env=environment)
+    (run,) = tmp_path.glob("logs/bc_Pendulum-v1/bc__*")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert sum("eval/normalized_score" in row for row in rows) == 2
+    final = json.loads((run / "summary.json").read_text())["final_eval"]
+    assert final["references"] == {"random": -1200.0, "expert": -130.0}
+    assert final["normalized_score"] == pytest.approx(100 * (final["mean"] + 1200) / 1070)
+    said = subprocess.run(
+        [sys.executable, str(ROOT / "play.py"), "evaluate", str(run), "--episodes", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        text=True,
+        env=environment,
+    )
+    assert f"normalised score {final['normalized_score']:.1f}" in said.stdout
+    for name in ("eval/normalized_score", "normalized_score", "references"):
+        for page in ("offline", "diffusion", "run_folder"):
+            assert f"`{name}`" in (ROOT / f"docs/{page}.md").read_text(), (name, page)
 
 
 def test_every_key_is_explained() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from diffuser.components import count_parameters
 from diffuser.utils.rl_trainer import OfflineRLTrainer, OnlineOfflineTrainer
 from diffuser.utils.training import Trainer
+from envs.episodes import gather_episodes, open_episodes, write_episodes
 from experiment.problems import SettingsError
 from train import build_config
 from training.gate import GradientGate
-from training.protocol import StepResult
+from training.protocol import References, StepResult
 from training.resources import hash_state
 
 HORIZON, LENGTH = 4, 24
@@ -36,6 +38,18 @@ def collect_metrics(results: list[StepResult]) -> dict[str, float]:
 
 def test_the_published_names_are_there() -> None:
     assert OfflineRLTrainer is OnlineOfflineTrainer
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_references_are_those_of_the_data_set(dataset: Path, tmp_path: Path, build: Build, online: bool) -> None:
+    assert build(online_training=online).references is None
+    episodes = open_episodes(dataset)
+    policy = {"kind": "recipe", "references": {"random": -20.0, "expert": -1.0}}
+    header = replace(episodes.header, policy=policy)
+    recorded = [episodes.episode(number) for number in range(len(episodes))]
+    write_episodes(tmp_path / "scored.h5", gather_episodes(header, recorded))
+    trainer = build(online_training=online, dataset=str(tmp_path / "scored.h5"))
+    assert trainer.references == References(random=-20.0, expert=-1.0)
 
 
 def test_offline_metrics_have_the_guides_names(build: Build) -> None:

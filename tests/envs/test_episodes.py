@@ -131,3 +131,24 @@ def test_arrays_that_do_not_fit_together_are_refused(change: dict[str, Any]) -> 
     episodes = draw_episodes([5, 4])
     with pytest.raises(EpisodeError):
         check_episodes(replace(episodes, **change))
+
+
+def test_references_are_given_for_the_environment_that_they_were_measured_in() -> None:
+    policy = {"kind": "recipe", "references": {"random": -1200.0, "expert": -130.0}}
+    header = replace(make_header(), policy=policy)
+    assert header.find_references({"g": 9.81}) == (-1200.0, -130.0)
+    assert header.find_references({}) is None
+    assert header.find_references({"g": 5.0}) is None
+    assert make_header().find_references({"g": 9.81}) is None
+
+
+def test_an_expert_that_is_not_better_than_random_actions_is_no_reference() -> None:
+    header = replace(make_header(), policy={"kind": "recipe", "references": {"random": 3.0, "expert": 3.0}})
+    assert header.find_references({"g": 9.81}) is None
+
+
+@pytest.mark.parametrize("references", [3.0, {}, {"random": 1.0}, {"random": 1.0, "expert": "much"}])
+def test_references_that_cannot_be_read_are_refused(references: Any) -> None:
+    header = replace(make_header(), policy={"kind": "recipe", "references": references})
+    with pytest.raises(EpisodeError, match="references in its header are"):
+        check_episodes(replace(draw_episodes([3]), header=header))

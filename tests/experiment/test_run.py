@@ -97,7 +97,8 @@ def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
 ) -> None:
     run = make_run(tmp_path, [ending("ok", 0)])
     run.checkpoints_dir.mkdir()
-    for path in (run.exit_path, run.summary_path, run.metrics_path, run.checkpoints_dir / "step_00000001.pt"):
+    files = (run.exit_path, run.summary_path, run.metrics_path, run.samples_path)
+    for path in (*files, run.checkpoints_dir / "step_00000001.pt"):
         path.write_text(path.name)
     replace = Path.replace
     left = [moves]
@@ -111,7 +112,7 @@ def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
-        if moves < 4:
+        if moves < 5:
             with pytest.raises(KeyboardInterrupt):
                 run.archive(1)
             assert run.status().state is State.LOST
@@ -121,7 +122,7 @@ def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
     assert lock is not None
     os.close(lock)
     kept = {path.name for path in (run.attempt_dir(1) / "archive").iterdir()}
-    assert kept == {"exit.json", "summary.json", "metrics.jsonl", "checkpoints"}
+    assert kept == {"exit.json", "summary.json", "metrics.jsonl", "samples.png", "checkpoints"}
     assert {path.name for path in run.folder.iterdir()} == {"attempts", "lock"}
     assert run.status().state is State.LOST
 

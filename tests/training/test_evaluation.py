@@ -18,7 +18,7 @@ from training.evaluation import (
     selection_seeds,
     summarise_evaluation,
 )
-from training.protocol import Evaluation, EvaluationStopped
+from training.protocol import Evaluation, EvaluationStopped, References
 from training.resources import hash_state
 from training.seeding import read_global_generators
 
@@ -113,3 +113,11 @@ def test_the_console_lines_are_those_of_stable_baselines3() -> None:
         "eval/std_reward": 20.0,
         "eval/mean_ep_length": 200.0,
     }
+
+
+def test_a_normalised_score_is_0_for_random_actions_and_100_for_an_expert() -> None:
+    references = References(random=-1200.0, expert=-200.0)
+    assert [references.score(value) for value in (-1200.0, -200.0, -700.0, -100.0)] == [0.0, 100.0, 50.0, 110.0]
+    numbers = summarise_evaluation(Evaluation((1, 2), (-100.0, -300.0), (9, 9)), references)
+    assert list(numbers) == ["eval/mean_reward", "eval/std_reward", "eval/mean_ep_length", "eval/normalized_score"]
+    assert numbers["eval/normalized_score"] == 100.0

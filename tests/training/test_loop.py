@@ -32,7 +32,7 @@ from training.health import HealthGuard
 from training.loop import Outcome, fit
 from training.manifest import CheckpointError, read_manifest
 from training.metrics import Averages, MetricsError, MetricsLog, RecentEpisodes, TensorBoardView
-from training.protocol import Episode, Evaluation, EvaluationStopped, StepResult, Treatment
+from training.protocol import Episode, Evaluation, EvaluationStopped, References, StepResult, Treatment
 from training.resources import Meter, hash_state
 from training.rowlog import RowLog
 from training.seeding import seed_everything
@@ -49,6 +49,7 @@ class CountingTrainer:
 
     resume_mode: Literal["exact", "episode"] = "exact"
     resume_reason: str | None = None
+    references: References | None = None
 
     def __init__(self, env_steps: int = 1, sick_at: int = 0) -> None:
         seed_everything(5)
@@ -227,6 +228,26 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
         "repaired": False,
         "decisions": [],
     }
+
+
+def test_scores_are_written_beside_returns_where_there_are_references(run: Run) -> None:
+    trainer = CountingTrainer()
+    trainer.references = References(random=-3.0, expert=5.0)
+    Life(run, make_config(), trainer).fit()
+    rows = [row for row in read_rows(run) if "eval/mean_reward" in row]
+    assert [row["eval/normalized_score"] for row in rows] == pytest.approx(
+        [100 * (row["eval/mean_reward"] + 3) / 8 for row in rows]
+    )
+    final = json.loads(run.summary_path.read_bytes())["final_eval"]
+    assert final["normalized_score"] == pytest.approx(100 * (final["mean"] + 3) / 8)
+    assert final["references"] == {"random": -3.0, "expert": 5.0}
+
+
+def test_nothing_is_said_of_scores_without_references(run: Run) -> None:
+    Life(run, make_config()).fit()
+    assert not any("eval/normalized_score" in row for row in read_rows(run))
+    final = json.loads(run.summary_path.read_bytes())["final_eval"]
+    assert set(final) == {"mean", "std", "returns", "lengths", "seeds"}
 
 
 def test_updates_and_environment_steps_have_a_throughput_each(run: Run) -> None:

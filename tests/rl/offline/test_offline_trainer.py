@@ -20,7 +20,7 @@ from rl.offline import offline
 from rl.offline.offline import OfflineTrainer, Transitions
 from train import build_config
 from training.adam import Adam
-from training.protocol import Treatment
+from training.protocol import References, Treatment
 from training.vitals import is_measured
 
 ALGORITHMS = ("bc", "td3_bc", "iql")
@@ -336,3 +336,15 @@ def test_those_with_a_critic_come_above_the_mean_policy_of_the_data(
     episodes = draw_mirror_episodes(30, slope=0.0, noise=1.0)
     assert train(small_offline(episodes, **MIRROR), 500) == pytest.approx(50, abs=5)
     assert train(small_offline(episodes, **MIRROR, **settings), 1_000) > 80
+
+
+def test_references_are_those_of_the_data_set_in_the_same_environment(
+    small_offline: BuildOffline, draw_episodes: DrawEpisodes
+) -> None:
+    episodes = draw_episodes([20, 5])
+    policy = {"kind": "recipe", "references": {"random": -1200.0, "expert": -130.0}}
+    scored = replace(episodes, header=replace(episodes.header, policy=policy))
+    scored = gather_episodes(scored.header, [scored.episode(number) for number in range(len(scored))])
+    assert small_offline(scored).references == References(random=-1200.0, expert=-130.0)
+    assert small_offline(scored, env_kwargs={"g": 5.0}).references is None
+    assert small_offline(episodes).references is None
