@@ -7,7 +7,7 @@ for the whole chunk is all it needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +21,9 @@ GROUPS = 8
 """Groups of the U-Net's norms."""
 CHANNEL_UNIT = 4 * GROUPS
 """The U-Net's channels are a multiple of this: at a single time step, groups of fewer would have little to compare."""
+
+Denoise = Callable[[int, Tensor], Tensor]
+"""From a position in a chain and noisy latents to the output, shaped as these."""
 
 
 class MLPDenoiser(nn.Module):
@@ -36,6 +39,23 @@ class MLPDenoiser(nn.Module):
         features = torch.cat([noisy.flatten(1), c, self.levels(timesteps)], dim=1)
         out: Tensor = self.mlp(features)
         return out.view_as(noisy)
+
+    def look_ahead(self, timesteps: Tensor, c: Tensor) -> Denoise:
+        """Give what denoises at the positions of a chain, whose levels are `timesteps`, (K,), in situations c.
+
+        What the first layer makes of situations and levels is computed here, once for all positions.
+        """
+        first = self.mlp.layers[0]
+        assert isinstance(first, nn.Linear)
+        sizes = [first.in_features - c.shape[1] - LEVEL_DIM, c.shape[1], LEVEL_DIM]
+        inward, by_c, by_level = (part.t() for part in torch.split(first.weight, sizes, dim=1))
+        of_c, of_levels = torch.addmm(first.bias, c, by_c), torch.mm(self.levels(timesteps), by_level).unbind()
+
+        def denoise(position: int, noisy: Tensor) -> Tensor:
+            hidden = torch.addmm(of_c + of_levels[position], noisy.flatten(1), inward)
+            return self.mlp.finish(hidden).view_as(noisy)
+
+        return denoise
 
 
 class ResidualBlock(nn.Module):
@@ -90,7 +110,17 @@ class TemporalUNet(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, c: Tensor) -> Tensor:
         """Give the output, shaped as `noisy`, for noise levels (batch,) and situations (batch, c_dim)."""
-        condition = mish(self.condition(torch.cat([c, self.levels(timesteps)], dim=1)))
+        return self._denoise(noisy, self.condition(torch.cat([c, self.levels(timesteps)], dim=1)))
+
+    def look_ahead(self, timesteps: Tensor, c: Tensor) -> Denoise:
+        """Give what denoises at the positions of a chain; see `MLPDenoiser.look_ahead`."""
+        by_c, by_level = (part.t() for part in torch.split(self.condition.weight, [c.shape[1], LEVEL_DIM], dim=1))
+        of_c = torch.addmm(self.condition.bias, c, by_c)
+        of_levels = torch.mm(self.levels(timesteps), by_level).unbind()
+        return lambda position, noisy: self._denoise(noisy, of_c + of_levels[position])
+
+    def _denoise(self, noisy: Tensor, condition: Tensor) -> Tensor:
+        condition = mish(condition)
         outer = self.enter(noisy.flatten(2).transpose(1, 2), condition)
         inner = self.middle(self.down(outer), condition)
         back = self.up(_double(inner)[:, :, : outer.shape[2]])

@@ -172,7 +172,7 @@ class DiffusionRL(nn.Module):
             draw_weights(network, generator)
         self.vae = cast(ActionVAE, networks["vae"])
         self.trajectory_encoder = networks["trajectory_encoder"]
-        self.denoiser = networks["denoiser"]
+        self.denoiser = cast(LatentDenoiser, networks["denoiser"])
         self.exploration = cast(ExplorationScale, networks["exploration"])
         self.value = networks.get("value_function")
         self.critic = cast(ChunkCritic | None, networks.get("critic"))
@@ -306,9 +306,9 @@ class DiffusionRL(nn.Module):
         chain = torch.empty_like(noise)
         chain[:, 0] = latent = noise[:, 0]
         previous = None
-        levels = self.schedule.timesteps[:, None].expand(-1, len(c))
+        denoise = self.denoiser.look_ahead(self.schedule.timesteps, c)
         for position in range(self.num_steps):
-            output = self.denoiser(latent, levels[position], c)
+            output = denoise(position, latent)
             mean = self.schedule.find_mean(position, latent, output, previous)
             if self.schedule.looks_back:
                 previous = self.schedule.predict_clean(position, latent, output)

@@ -18,13 +18,17 @@ from training.products import Linear
 MISH_LINEAR = 20.0
 """Beyond this, mish(x) is x, in float64 too, and e^x would soon be too large for its square."""
 
+MISH_FROM = 2**12
+"""Number of elements from which our Mish is the faster one; below, calling its parts costs more than it gains."""
+
 
 def mish(features: Tensor) -> Tensor:
     """Give x tanh(log(1 + e^x)) (Misra 2019, arXiv:1908.08681), on the CPU by one exponential.
 
-    With h = e^x + e^2x / 2 it is x h / (h + 1).
+    With h = e^x + e^2x / 2 it is x h / (h + 1). Few elements, other number types and other devices are left to torch.
     """
-    if features.device.type != "cpu" or features.dtype not in (torch.float32, torch.float64):
+    exact = features.dtype in (torch.float32, torch.float64)
+    if features.numel() < MISH_FROM or not exact or features.device.type != "cpu":
         return functional.mish(features)
     if features.requires_grad and torch.is_grad_enabled():
         out: Tensor = _Mish.apply(features)  # type: ignore[no-untyped-call]
@@ -66,11 +70,14 @@ class MLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the last layer's output, (..., out_dim), for features of shape (..., in_dim)."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            features = mish(layer(features))
-        out: Tensor = last(features)
-        return out
+        return self.finish(self.layers[0](features))
+
+    def finish(self, first: Tensor) -> Tensor:
+        """Give the output from what the first layer gives before its Mish."""
+        features = first
+        for layer in self.layers[1:]:
+            features = layer(mish(features))
+        return features
 
 
 class LevelFeatures(nn.Module):
