@@ -27,10 +27,10 @@ def test_every_shipped_spec_can_be_planned(path: Path, tmp_path: Path, monkeypat
     assert [note for note in plan.notes if not any(words in note for words in known)] == []
 
 
-def train_spec(spec: str, log_root: Path, *words: str) -> list[float]:
+def train_spec(spec: str, log_root: Path, *words: str, timeout: float = 5000) -> list[float]:
     """Run a spec and give the mean return of each run's final evaluation."""
     command = [sys.executable, "run_experiment.py", "-e", spec, "-g", "cpu", "--plain", "--log-root", str(log_root)]
-    subprocess.run([*command, *words], cwd=ROOT, check=True, timeout=5000, capture_output=True)
+    subprocess.run([*command, *words], cwd=ROOT, check=True, timeout=timeout, capture_output=True)
     summaries = [json.loads(path.read_text()) for path in log_root.glob("*/*/summary.json")]
     return [summary["final_eval"]["mean"] for summary in summaries]
 
@@ -64,3 +64,24 @@ def test_td3_gets_where_the_papers_does_in_its_first_hundred_thousand_steps(
     with capsys.disabled():
         print(f"\ntd3, HalfCheetah-v5, 100,000 steps, seeds {seeds}: {[round(mean) for mean in means]}")
     assert sum(means) / len(means) >= 4_500
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(15_000)
+@pytest.mark.parametrize("name", ["hopper_medium", "halfcheetah_medium"])
+def test_a_diffusion_policy_gets_from_medium_data_what_the_baselines_get(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All runs are evaluated on the same starts; making the data set and nine baselines take an hour or two."""
+    iqms = {}
+    for algorithm in ("bc", "td3_bc", "iql"):
+        words = ["-j", "2", "--only", f"algorithm_name={algorithm}"]
+        means = train_spec(f"exp_specs/offline/{name}.yaml", tmp_path / algorithm, *words, timeout=10_000)
+        assert len(means) == 3
+        iqms[algorithm] = float(interquartile_mean(means))
+    means = train_spec(f"exp_specs/diffusion/{name}.yaml", tmp_path / "diffusion", "-j", "2", timeout=10_000)
+    iqms["diffusion"] = float(interquartile_mean(means))
+    with capsys.disabled():
+        print(f"\n{name}: IQM over three seeds {iqms}")
+    assert iqms["diffusion"] >= 0.9 * max(iqms.values())
+    assert iqms["diffusion"] >= 0.95 * iqms["bc"]
