@@ -75,7 +75,18 @@ class Session:
     """
 
     TRANSIENT: ClassVar = frozenset(
-        {"_trainer", "_run", "_config", "_attempt", "_say", "_store", "_clock_before", "_saved_step", "_row_before"}
+        {
+            "_trainer",
+            "_run",
+            "_config",
+            "_attempt",
+            "_say",
+            "_store",
+            "_parameters",
+            "_clock_before",
+            "_saved_step",
+            "_row_before",
+        }
     )
 
     def __init__(
@@ -85,6 +96,8 @@ class Session:
         self._store = CheckpointStore(run.checkpoints_dir, config.keep_last, say)
         self.progress = Progress()
         self.owes_evaluation = False
+        # Now, since a trainer may stop some networks' learning on the way.
+        self._parameters = count_parameters(trainer.components())
         self._averages = Averages()
         self._episodes = RecentEpisodes()
         self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)
@@ -328,7 +341,7 @@ class Session:
         return {
             "final_eval": final,
             "best_eval": self._best,
-            "parameters": count_parameters(self._trainer.components()),
+            "parameters": self._parameters,
             "memory": {
                 "peak_rss_bytes": meter.peak_rss_bytes(),
                 "peak_gpu_bytes": meter.peak_gpu_bytes(),

@@ -66,6 +66,12 @@ def test_a_default_goes_without_saying_where_no_value_is_the_rule(experiment: An
     assert names == ["algorithm=bc", "algorithm=td3_bc", "algorithm=iql, beta=0.1"]
 
 
+def test_a_value_of_just_half_of_the_arms_is_named(experiment: Any) -> None:
+    cases: list[dict[str, Any]] = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2}, {"a": 3}]
+    names = name_arms(compare(fill(experiment, cases, {})))
+    assert names == ["a=1, b=1", "a=1, b=2", "a=2", "a=3"]
+
+
 def test_a_default_that_few_leave_a_key_to_is_named(experiment: Any) -> None:
     cases: list[dict[str, Any]] = [{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 2, "b": 1, "c": 5}, {"a": 2}]
     names = name_arms(compare(fill(experiment, cases, {})))

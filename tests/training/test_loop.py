@@ -230,6 +230,28 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
     }
 
 
+class FreezingTrainer(CountingTrainer):
+    """Stops its actor's learning on the way, as a trainer of two phases may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor = nn.Linear(2, 1)
+
+    def train_step(self) -> StepResult:
+        self.actor.requires_grad_(self.steps < 5)
+        return super().train_step()
+
+    def components(self) -> dict[str, nn.Module]:
+        return {"actor": self.actor}
+
+
+def test_parameters_that_stop_learning_on_the_way_are_counted(run: Run) -> None:
+    first = Life(run, make_config(), FreezingTrainer())
+    assert first.fit(lambda: first.trainer.steps >= 16) is Outcome.STOPPED
+    assert Life(run, make_config(), FreezingTrainer(), number=2).fit() is Outcome.FINISHED
+    assert json.loads(run.summary_path.read_bytes())["parameters"] == {"actor": 3}
+
+
 def test_scores_are_written_beside_returns_where_there_are_references(run: Run) -> None:
     trainer = CountingTrainer()
     trainer.references = References(random=-3.0, expert=5.0)
