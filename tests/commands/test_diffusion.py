@@ -162,10 +162,10 @@ def type_command(project: Path) -> Iterator[Terminal]:
         runner.communicate()
 
 
-def wait_for_half_done_run(runner: subprocess.Popen[str], logs: Path) -> None:
-    """Return when some runs are done and another one has a checkpoint and is not."""
-    deadline = time.monotonic() + 600
-    while not any(find_half_done(logs)) or len(list(logs.glob("*/exit.json"))) < 3:
+def wait_for_young_run(runner: subprocess.Popen[str], logs: Path) -> None:
+    """Return when some runs are done and another one has a checkpoint of its first third."""
+    deadline = time.monotonic() + 1200
+    while len(list(logs.glob("*/exit.json"))) < 3 or not find_half_done(logs, SMALL["max_timesteps"] // 3):
         assert time.monotonic() < deadline
         try:
             runner.wait(0.02)
@@ -174,9 +174,13 @@ def wait_for_half_done_run(runner: subprocess.Popen[str], logs: Path) -> None:
         raise AssertionError(runner.stdout.read() if runner.stdout else "")
 
 
-def find_half_done(logs: Path) -> list[Path]:
-    folders = {path.parents[1] for path in logs.glob("*/checkpoints/step_*.pt")}
-    return [folder for folder in folders if not (folder / "exit.json").exists()]
+def find_half_done(logs: Path, before: int) -> list[Path]:
+    """Give the runs that have a checkpoint, the newest of a step before `before`, and nothing of an end."""
+    newest: dict[Path, int] = {}
+    for path in logs.glob("*/checkpoints/step_*.pt"):
+        step, folder = int(path.stem.removeprefix("step_")), path.parents[1]
+        newest[folder] = max(step, newest.get(folder, 0))
+    return [folder for folder, step in newest.items() if step < before and not (folder / "summary.json").exists()]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -222,13 +226,13 @@ def test_the_guides_example_is_stopped_goes_on_and_reports_all_54_combinations(
 ) -> None:
     started, logs = time.monotonic(), project / "logs/vae_diffusion_rl_example"
     runner = type_command(GUIDES_COMMAND)
-    wait_for_half_done_run(runner, logs)
+    wait_for_young_run(runner, logs)
     runner.send_signal(signal.SIGINT)
     said, _ = runner.communicate(timeout=600)
     assert runner.returncode == 130, said
     before = {path.parent.name: path.read_bytes() for path in logs.glob("*/summary.json")}
     finished = {path.parent.name for path in logs.glob("*/exit.json")}
-    stopped = {folder.name for folder in find_half_done(logs)}
+    stopped = {folder.name for folder in find_half_done(logs, SMALL["max_timesteps"])}
     assert 3 <= len(finished) < 36
     assert stopped
 
