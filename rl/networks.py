@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.products import Linear
+
 FINAL_BOUND = 3e-3
 """Bound of the last layer's first weights: values and actions start near 0 (Lillicrap et al. 2015, section 7)."""
 
@@ -28,7 +30,7 @@ class MLP(nn.Module):
         sizes = [in_dim, *hidden_dims, out_dim]
         # A layer draws first weights from torch's global generators, which are put back: nobody is to notice.
         with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
-            self.layers = nn.ModuleList(nn.Linear(*ends, device=device) for ends in pairwise(sizes))
+            self.layers = nn.ModuleList(Linear(*ends, device=device) for ends in pairwise(sizes))
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the last layer's output, (batch, out_dim), for features of shape (batch, in_dim)."""
