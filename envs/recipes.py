@@ -97,7 +97,6 @@ _MEDIUM = (Part(MEDIUM, 0.1, Amount(steps=50_000)), Part(MEDIUM, 0.3, Amount(ste
 _UNIFORM = (Part("random", 0.0, Amount(steps=100_000)),)
 _SECONDS = "about 10 seconds (9 to 15 on a busy core of an AMD EPYC)"
 _MINUTE = "half a minute (33 s on a busy core of an AMD EPYC)"
-_UNSEEN = "about 10 minutes of training on one core (an estimate)"
 
 RECIPES: dict[str, Recipe] = {
     "pendulum-noisy": Recipe(
@@ -128,7 +127,7 @@ RECIPES: dict[str, Recipe] = {
         "TD3 at half of what it reaches, with noise: half at deviation 0.1, half at 0.3",
         "Hopper-v5",
         _MEDIUM,
-        _UNSEEN,
+        "about 10 minutes on one core (625 s beside other work, AMD EPYC)",
         expert=BEST,
         training=_TD3 | {"learning_starts": 1_000},
     ),

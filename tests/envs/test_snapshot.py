@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.make import make_env
@@ -424,6 +424,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_every_plain_value_survives(value: Any) -> None:
     decoded = Decoder().decode(Encoder().encode(value, "x"), "x")

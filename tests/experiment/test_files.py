@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment.files import MAX_EVENT_BYTES, append_event, dump_settings, read_json, write_atomically
@@ -34,6 +34,7 @@ def clean(value: Any) -> bool:
     return not isinstance(value, dict) or all(is_writable(key) and clean(inner) for key, inner in value.items())
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), VALUES.filter(clean), min_size=1, max_size=5))
 def test_settings_read_back_as_they_were_by_our_rules_and_by_those_of_others(settings: dict[str, Any]) -> None:
     text = dump_settings(settings, "heading")

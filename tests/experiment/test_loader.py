@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import experiment.loader
@@ -70,11 +70,13 @@ def test_the_published_learning_rates_are_floats() -> None:
     assert read("rl_learning_rate: [1e-4, 3e-4, 1e-3]") == {"rl_learning_rate": [0.0001, 0.0003, 0.001]}
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_reads_back_from_its_repr(number: float) -> None:
     assert read(f"[{number!r}]") == [number]
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**30), 10**30))
 def test_every_whole_number_reads_back(number: int) -> None:
     assert read(f"[{number}]") == [number]
@@ -220,11 +222,13 @@ def check_that_it_reads_or_says_why(text: str) -> None:
     assert all(placed)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_makes_anything_but_data_or_a_spec_error(text: str) -> None:
     check_that_it_reads_or_says_why(text)
 
 
+@settings(deadline=None)
 @given(st.text("ab:[]{}&*<!-\n \t'\"#,?|>", max_size=40))
 def test_no_heap_of_yaml_signs_makes_anything_but_data_or_a_spec_error(text: str) -> None:
     check_that_it_reads_or_says_why(text)

@@ -66,6 +66,7 @@ IDENTITY = {
 SETTINGS = st.fixed_dictionaries({}, optional=IDENTITY)
 
 
+@settings(deadline=None)
 @given(SETTINGS, SETTINGS)
 def test_settings_share_an_id_exactly_when_they_mean_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     defaults: dict[str, Any] = {
@@ -80,6 +81,7 @@ def test_settings_share_an_id_exactly_when_they_mean_the_same(one: dict[str, Any
     assert (id_of(one) == id_of(other)) == (defaults | one == defaults | other)
 
 
+@settings(deadline=None)
 @given(SETTINGS, st.randoms(use_true_random=False))
 def test_order_and_nesting_don_t_change_an_id(given: dict[str, Any], random: Any) -> None:
     items = [(key, value) for key, value in given.items() if key != "env_kwargs.g"]

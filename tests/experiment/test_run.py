@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment.locks import acquire_lock
@@ -127,6 +127,7 @@ def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
     assert run.status().state is State.LOST
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_label_makes_a_folder_name_inside_the_experiment(label: str) -> None:
     name = safe_label(label)

@@ -1,10 +1,11 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment.schedule import Ending, Verdict, count_threads, decide_after, is_hopeless, make_slots
 
 
+@settings(deadline=None)
 @given(devices=st.integers(1, 8), jobs=st.integers(1, 64))
 def test_slots_are_distinct_and_spread_evenly_over_devices(devices: int, jobs: int) -> None:
     slots = make_slots(devices, jobs)
@@ -13,6 +14,7 @@ def test_slots_are_distinct_and_spread_evenly_over_devices(devices: int, jobs: i
     assert max(counts) - min(counts) <= 1
 
 
+@settings(deadline=None)
 @given(cores=st.integers(1, 256), jobs=st.integers(1, 256))
 def test_threads_never_oversubscribe_cores_beyond_one_each(cores: int, jobs: int) -> None:
     threads = count_threads(cores, jobs)

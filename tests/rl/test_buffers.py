@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.buffers import ReplayBuffer
@@ -42,6 +42,7 @@ def test_a_batch_has_every_part_of_the_same_transition() -> None:
     assert batch.discount.item() == np.float32(0.9)
 
 
+@settings(deadline=None)
 @given(capacity=st.integers(1, 12), added=st.integers(1, 40))
 def test_the_last_rows_stay_and_no_others_are_ever_drawn(capacity: int, added: int) -> None:
     buffer = make_buffer(capacity)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.buffers import ReplayBuffer
@@ -65,6 +65,7 @@ endings = st.sampled_from(["task", "clock", "stop"])
 episodes = st.lists(st.tuples(st.integers(1, 7), endings), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(episodes, min_size=1, max_size=3),
     steps=st.integers(1, 30),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.normalizers import ObsNormalizer, RewardNormalizer, RunningMoments
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), seed=st.integers(0, 2**32))
 def test_moments_are_those_of_all_rows_at_once(sizes: list[int], seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiment.problems import SettingsError
@@ -195,6 +195,7 @@ def test_a_rule_scales_the_rates_of_all_optimizers(
         assert vars(type(config))["temperature_rate"].fget(config) == factor
 
 
+@settings(deadline=None)
 @given(
     batch=st.integers(1, 9_000),
     reference=st.integers(1, 9_000),
