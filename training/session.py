@@ -97,7 +97,8 @@ class Session:
         self.progress = Progress()
         self.owes_evaluation = False
         # Now, since a trainer may stop some networks' learning on the way.
-        self._parameters = count_parameters(trainer.components())
+        with undisturbed_generators():
+            self._parameters = count_parameters(trainer.components())
         self._averages = Averages()
         self._episodes = RecentEpisodes()
         self._metrics = MetricsLog(run.metrics_path, run.tensorboard_dir)

@@ -38,7 +38,6 @@ SAVE = st.tuples(st.just("save"), st.none())
 RESUME = st.tuples(st.just("resume"), st.integers(0, 2))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.lists(ADD | SAVE | RESUME, max_size=25))
 @settings(max_examples=80, deadline=None)
 def test_any_history_gives_every_kept_checkpoint_back(

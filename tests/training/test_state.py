@@ -57,7 +57,6 @@ STATES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(STATES)
 @settings(max_examples=150, deadline=None)
 def test_any_state_comes_back_with_the_same_types_and_bits(state: object) -> None:
