@@ -70,7 +70,15 @@ def test_the_quick_grid_runs_stops_goes_on_and_reports_every_combination(tmp_pat
     command += ["-g", "0", "-j", "2", "--plain", "-o", f"dataset={dataset}"]
     logs = tmp_path / "logs/diffusion_quick"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in a shell's background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert first.stdout is not None
     while not (line := first.stdout.readline()).startswith("done"):
         assert line, "the runner ended before any run did"
