@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffuser.datasets.batch import History, Outcome
 from diffuser.models.encoder import count_history_features, join_history
 from diffuser.models.layers import MLP
+from training.losses import expectile_loss
 
 Metrics = dict[str, Tensor]
 
@@ -63,19 +64,6 @@ class ChunkCritic(nn.Module):
         known = join_history(history).repeat_interleave(count, dim=0)
         features = torch.cat([known, candidates.flatten(0, 1).flatten(1)], dim=1)
         return torch.minimum(self.first(features), self.second(features)).view(batch, count).argmax(1)
-
-
-def expectile_loss(error: Tensor, expectile: float) -> Tensor:
-    """Give the mean of squared errors, those above 0 weighted by `expectile` and the others by 1 less it.
-
-    Args:
-        error: what was to be estimated, less the estimate.
-        expectile: in (0, 1); 0.5 gives half the mean squared error, and more of it an estimate nearer the largest.
-
-    Source: Kostrikov et al. 2021, equations 4 and 5.
-    """
-    weight = torch.where(error > 0, expectile, 1 - expectile)
-    return (weight * error * error).mean()
 
 
 def critic_loss(

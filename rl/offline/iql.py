@@ -23,6 +23,7 @@ from rl.offline.offline import OfflineTrainer, act_on_device, find_sizes, load_p
 from rl.vitals import measure_critic
 from training.adam import Adam
 from training.gate import GradientGate
+from training.losses import expectile_loss
 from training.seeding import derive_seed
 from training.vitals import Metrics, Vitals, descend_measured, note_skips
 
@@ -74,19 +75,6 @@ def count_parameters(config: IQLConfig) -> dict[str, int]:
     critic = TwinCritic(sizes.obs_dim, sizes.action_dim, config.hidden_dims, "meta")
     value = MLP(sizes.obs_dim, config.hidden_dims, 1, "meta")
     return count_network_parameters({"actor": actor, "critic": critic, "value": value})
-
-
-def expectile_loss(error: Tensor, expectile: float) -> Tensor:
-    """Give the mean of squared errors, those above 0 weighted by `expectile` and the others by 1 less it.
-
-    Args:
-        error: what was to be estimated, less the estimate.
-        expectile: in (0, 1); 0.5 gives half the mean squared error, and more of it an estimate nearer the largest.
-
-    Source: Kostrikov et al. 2021, equations 4 and 5.
-    """
-    weight = torch.where(error > 0, torch.full_like(error, expectile), 1 - expectile)
-    return (weight * error * error).mean()
 
 
 def value_loss(value: MLP, target_critic: TwinCritic, batch: Batch, expectile: float) -> tuple[Tensor, Tensor, Metrics]:

@@ -15,11 +15,12 @@ from torch import nn
 from rl.buffers import Batch
 from rl.offline import bc, iql, td3_bc
 from rl.offline.bc import BCAgent
-from rl.offline.iql import IQLAgent, expectile_loss
+from rl.offline.iql import IQLAgent
 from rl.offline.td3_bc import TD3BCAgent
 from rl.residual import ActionMap
 from train import build_config, find_trainer
 from training.adam import Adam
+from training.losses import expectile_loss
 
 OBS, ACTION, BATCH = 4, 2, 48
 STEPS = 200
