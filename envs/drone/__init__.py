@@ -1,0 +1,1 @@
+"""Quadrotors: dynamics, worlds with obstacles, depth, and the tasks that are flown in them."""
