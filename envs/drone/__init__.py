@@ -1,0 +1,1 @@
+"""Drones among obstacles, seen through a depth camera."""
