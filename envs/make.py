@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
+from envs.registration import register_environments
 from experiment.problems import Fault, SettingsError, suggest
 
 Env: TypeAlias = gym.Env[Any, Any]
@@ -43,6 +44,7 @@ def make_env(env_name: str, env_kwargs: Mapping[str, Any]) -> Env:
     Raises:
         Exception: whatever gymnasium or the environment raises; `find_environment_faults` says it in words.
     """
+    register_environments()
     with _quiet_making(env_name):
         return gym.make(env_name, disable_env_checker=True, **copy.deepcopy(dict(env_kwargs)))
 
@@ -128,6 +130,7 @@ def _quiet_making(env_name: str) -> Iterator[None]:
 
 
 def _find_name_fault(env_name: str) -> Fault | None:
+    register_environments()
     if ":" in env_name:
         module, _, name = env_name.partition(":")
         return Fault(
@@ -174,7 +177,10 @@ def _list_arguments(env_name: str) -> set[str] | None:
         return None
     # What `**kwargs` passes on reaches the base classes.
     constructors = [vars(base)["__init__"] for base in creator.__mro__[:-1] if "__init__" in vars(base)]
-    names = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+    signatures = [inspect.signature(constructor).parameters for constructor in constructors]
+    if signatures and any(parameter.kind is parameter.VAR_KEYWORD for parameter in signatures[-1].values()):
+        return None
+    names = {name for signature in signatures for name in signature}
     return names - {"self", "args", "kwargs"}
 
 
