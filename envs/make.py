@@ -177,11 +177,10 @@ def _list_arguments(env_name: str) -> set[str] | None:
         return None
     # What `**kwargs` passes on reaches the base classes.
     constructors = [vars(base)["__init__"] for base in creator.__mro__[:-1] if "__init__" in vars(base)]
-    signatures = [inspect.signature(constructor).parameters for constructor in constructors]
-    if signatures and any(parameter.kind is parameter.VAR_KEYWORD for parameter in signatures[-1].values()):
-        return None
-    names = {name for signature in signatures for name in signature}
-    return names - {"self", "args", "kwargs"}
+    parameters = [each for one in constructors for each in inspect.signature(one).parameters.values()]
+    names = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)} - {"self"}
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return None if takes_any and not names else names
 
 
 def _find_space_faults(env_name: str, env: Env, continuous_actions: bool) -> Iterator[Fault]:
