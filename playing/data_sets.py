@@ -88,17 +88,16 @@ def measure_return(policy: Policy) -> float:
     import numpy as np
 
     from envs.make import make_env
-    from envs.record import read_action_space
-    from training.evaluation import evaluate_policy, report_seeds
+    from training.evaluation import evaluate_begun, report_seeds
 
-    space, draws = read_action_space(policy), np.random.default_rng(0)
-    returns = [
-        evaluate_policy(
-            lambda: make_env(policy.env_name, policy.env_kwargs), policy.begin(space, draws), [seed], lambda: False
-        ).returns
-        for seed in report_seeds(REFERENCE_EPISODES)
-    ]
-    return float(np.mean(returns))
+    draws = np.random.default_rng(0)
+    evaluation = evaluate_begun(
+        lambda: make_env(policy.env_name, policy.env_kwargs),
+        lambda env: policy.begin(env, draws),
+        report_seeds(REFERENCE_EPISODES),
+        lambda: False,
+    )
+    return float(np.mean(evaluation.returns))
 
 
 def choose_medium(run: Run, recipe: Recipe) -> str:

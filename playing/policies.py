@@ -87,7 +87,7 @@ def build_trained_policy(restored: Restored) -> Policy:
         # Of the networks alone: a checkpoint also holds how long training took.
         "weights_sha256": hash_state({name: dict(net.state_dict()) for name, net in trainer.components().items()}),
     }
-    return Policy(config.env_name, config.env_kwargs, facts, lambda space, generator: trainer.begin_acting())
+    return Policy(config.env_name, config.env_kwargs, facts, lambda env, generator: trainer.begin_acting())
 
 
 def open_policy(args: Namespace, stack: ExitStack) -> Policy:

@@ -150,8 +150,9 @@ class OffPolicyConfig(TrainerConfig):
         from envs.make import describe_spaces, find_environment_faults
 
         faults = find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
-        if self.base_controller is not None and self.env_name != (controlled := CONTROLLERS[self.base_controller][0]):
-            message = f"base_controller: {self.base_controller} controls {controlled}, and env_name is {self.env_name}"
+        if self.base_controller and self.env_name not in (controlled := CONTROLLERS[self.base_controller][0]):
+            there = f"{self.base_controller} controls {', '.join(controlled)}"
+            message = f"base_controller: {there}, and env_name is {self.env_name}"
             faults.append(Fault(("base_controller", "env_name"), message))
         if not faults:
             spaces = describe_spaces(self.env_name, self.env_kwargs)

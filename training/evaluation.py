@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, SupportsFloat
+from typing import Any, Protocol, SupportsFloat, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from training.seeding import undisturbed_generators
 MAX_SEEDS = 1_000_000
 _FIRST_SELECTION_SEED = 1_000_000
 _FIRST_REPORT_SEED = 2_000_000
+
+
+Act: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""From an observation to an action, both as the environment has them."""
 
 
 class EvaluationEnv(Protocol):
@@ -30,6 +34,9 @@ class EvaluationEnv(Protocol):
     def close(self) -> None:
         """Let go of what it holds."""
         ...
+
+
+AnyEnv = TypeVar("AnyEnv", bound=EvaluationEnv)
 
 
 def selection_seeds(count: int) -> tuple[int, ...]:
@@ -49,14 +56,9 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
 
 
 def evaluate_policy(
-    make_env: Callable[[], EvaluationEnv],
-    act: Callable[[NDArray[Any]], NDArray[Any]],
-    seeds: Sequence[int],
-    should_stop: Callable[[], bool],
+    make_env: Callable[[], EvaluationEnv], act: Act, seeds: Sequence[int], should_stop: Callable[[], bool]
 ) -> Evaluation:
-    """Run one episode per seed in an environment of its own, closed at the end.
-
-    The global generators are put back afterwards, whatever the environment or the policy drew from them.
+    """Run one episode per seed of a policy that remembers nothing; else as `evaluate_begun`.
 
     Args:
         make_env: gives a fresh environment, with a limit on its episodes' length.
@@ -67,10 +69,32 @@ def evaluate_policy(
     Raises:
         EvaluationStopped: `should_stop` said so.
     """
+    return evaluate_begun(make_env, lambda env: act, seeds, should_stop)
+
+
+def evaluate_begun(
+    make_env: Callable[[], AnyEnv],
+    begin: Callable[[AnyEnv], Act],
+    seeds: Sequence[int],
+    should_stop: Callable[[], bool],
+) -> Evaluation:
+    """Run one episode per seed in an environment of its own, closed at the end.
+
+    The global generators are put back afterwards, whatever the environment or the policy drew from them.
+
+    Args:
+        make_env: gives a fresh environment, with a limit on its episodes' length.
+        begin: gives what acts in one episode; called after each reset.
+        seeds: each episode begins with `reset(seed=...)`.
+        should_stop: asked before each step.
+
+    Raises:
+        EvaluationStopped: `should_stop` said so.
+    """
     with undisturbed_generators():
         env = make_env()
         try:
-            episodes = [_run_episode(env, act, seed, should_stop) for seed in seeds]
+            episodes = [_run_episode(env, begin, seed, should_stop) for seed in seeds]
         finally:
             env.close()
     returns, lengths = zip(*episodes, strict=True)
@@ -78,10 +102,11 @@ def evaluate_policy(
 
 
 def _run_episode(
-    env: EvaluationEnv, act: Callable[[NDArray[Any]], NDArray[Any]], seed: int, should_stop: Callable[[], bool]
+    env: AnyEnv, begin: Callable[[AnyEnv], Act], seed: int, should_stop: Callable[[], bool]
 ) -> tuple[float, int]:
     """Give the sum of rewards and the length of one episode."""
     obs, _ = env.reset(seed=seed)
+    act = begin(env)
     episode_return, length, over = 0.0, 0, False
     while not over:
         if should_stop():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from training.evaluation import (
     MAX_SEEDS,
     describe_evaluation,
+    evaluate_begun,
     evaluate_policy,
     report_seeds,
     selection_seeds,
@@ -63,6 +64,18 @@ def never() -> bool:
 def test_each_seed_gives_one_episode() -> None:
     evaluation = evaluate_policy(SeededEnv, act, [3, 4, 5], never)
     assert evaluation == Evaluation((3, 4, 5), (4.0, 6.0, 8.0), (1, 2, 3))
+
+
+def test_a_policy_begins_anew_after_each_reset() -> None:
+    begun: list[int] = []
+
+    def begin(env: SeededEnv) -> Any:
+        begun.append(env.left)
+        return lambda obs: np.array([float(len(begun))])
+
+    evaluation = evaluate_begun(SeededEnv, begin, [3, 4, 5], never)
+    assert begun == [1, 2, 3]
+    assert evaluation == Evaluation((3, 4, 5), (1.0, 4.0, 9.0), (1, 2, 3))
 
 
 def test_the_global_generators_are_as_before() -> None:
