@@ -63,6 +63,25 @@ def test_online_metrics_have_the_guides_names(build: Build) -> None:
     assert "value_loss" not in collect_metrics(take_steps(build(online_training=True, use_value_function=False), 6))
 
 
+class Reporting(gym.Wrapper[Any, Any, Any, Any]):
+    """Reports of each episode how its wave began."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, info | {"distance": self.unwrapped.phase, "phase": 1.0}
+
+
+def test_evaluations_have_the_measures_of_each_episode_in_the_order_of_the_seeds(build: Build) -> None:
+    trainer = Trainer(build().config, torch.device("cpu"), lambda: Reporting(gym.make("Track-v0")))
+    seeds = range(20, 40)  # more than run side by side
+    env = gym.make("Track-v0")
+    phases = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        phases.append(env.unwrapped.phase)
+    assert trainer.evaluate(list(seeds)).measures == {"distance": tuple(phases)}
+
+
 def test_offline_training_never_makes_an_environment(dataset: Path, build: Build) -> None:
     config = build().config
 
