@@ -105,6 +105,44 @@ def find_environment_faults(env_name: str, env_kwargs: Mapping[str, Any], contin
         env.close()
 
 
+def find_evaluation_faults(
+    env_name: str, env_kwargs: Mapping[str, Any], changes: Mapping[str, Any], key: str = "eval_env_kwargs"
+) -> list[Fault]:
+    """Name what keeps a policy from being evaluated with other arguments of the environment that it acts in.
+
+    Args:
+        env_name: as for `make_env`.
+        env_kwargs: with which nothing is at fault.
+        changes: what evaluations put in their place. The spaces must stay as they are.
+        key: what the changes are called in messages.
+    """
+    if not changes:
+        return []
+    changed = dict(env_kwargs) | dict(changes)
+    if faults := find_environment_faults(env_name, changed, continuous_actions=True):
+        return [_blame_changes(fault, key) for fault in faults]
+    spaces = []
+    for kwargs in (env_kwargs, changed):
+        env = make_env(env_name, kwargs)
+        env.close()
+        spaces.append((env.observation_space, env.action_space))
+    for what, before, after in zip(("observes", "takes actions in"), *spaces, strict=True):
+        if before != after:
+            message = (
+                f"{key}: with {dict(changes)} {env_name} {what} {after}, and {before} without; both must be the same"
+            )
+            return [Fault((key,), message)]
+    return []
+
+
+def _blame_changes(fault: Fault, key: str) -> Fault:
+    """Point at the changed arguments where a fault is said of all of them."""
+    own = "env_kwargs"
+    keys = tuple(key + name.removeprefix(own) for name in fault.keys if name.startswith(own)) or (key,)
+    said = fault.message
+    return Fault(keys, key + said.removeprefix(own) if said.startswith(own) else f"{key}: {said}")
+
+
 @contextmanager
 def _quiet_making(env_name: str) -> Iterator[None]:
     """Keep gymnasium's hints about versions, and MuJoCo's about the model files shipped with it, to themselves.
