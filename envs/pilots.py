@@ -23,5 +23,25 @@ BeginSteering: TypeAlias = Callable[[Env, np.random.Generator], Steer]
 What the pilot knows beyond observations it reads from `env.unwrapped`, which it leaves as it is.
 """
 
-PILOTS: dict[str, tuple[tuple[str, ...], BeginSteering]] = {}
+NAVIGATION = ("DepthNav-v0", "DepthNavState-v0", "AirSimEnv-v42")
+
+
+def begin_straight_line(env: Env, generator: np.random.Generator) -> Steer:
+    """Turn to the goal and fly straight there, whatever is in the way: `envs.drone.pilots.fly_straight`."""
+    from envs.drone.pilots import fly_straight
+
+    return fly_straight
+
+
+def begin_privileged(env: Env, generator: np.random.Generator) -> Steer:
+    """See the map and follow a way around everything: `envs.drone.pilots.PrivilegedPilot`."""
+    from envs.drone.pilots import open_privileged
+
+    return open_privileged(env)
+
+
+PILOTS: dict[str, tuple[tuple[str, ...], BeginSteering]] = {
+    "straight_line": (NAVIGATION, begin_straight_line),
+    "privileged": (NAVIGATION, begin_privileged),
+}
 """Pilots by name, each with the ids of the environments that it can steer in. No name is a controller's too."""

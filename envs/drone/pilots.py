@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +15,7 @@ from envs.drone.flight import BASE_DIM, BASE_SCALES, MAX_CLIMB, MAX_FORWARD, MAX
 from envs.drone.planning import plan_path
 from envs.drone.world import World
 
-Act = Callable[[Any], NDArray[np.float32]]
+Act: TypeAlias = Callable[[Any], NDArray[np.float32]]
 CRUISE, SLOW = 2.0, 0.8
 """Speeds ahead and where the way turns, in m/s."""
 LOOK_AHEAD = 1.2
@@ -23,13 +23,12 @@ LOOK_AHEAD = 1.2
 TURN_GAIN, CLIMB_GAIN = 3.0, 1.5
 
 
-def begin_straight_line(env: gym.Env[Any, Any], generator: np.random.Generator) -> Act:
-    """Give the pilot that turns to the goal and flies straight there, whatever is in the way. Sees only the base."""
-    return fly_straight
-
-
 def fly_straight(obs: Any) -> NDArray[np.float32]:
-    """Give the straight-line pilot's action in [-1, 1] for an observation of a navigation task."""
+    """Give the action in [-1, 1] that turns to the goal and flies straight there, whatever is in the way.
+
+    Args:
+        obs: of a navigation task, as pictures or flat; only the base is looked at.
+    """
     base = obs["base"][-1] if isinstance(obs, dict) else obs[:BASE_DIM]
     bearing, height = float(base[1]) * math.pi, float(base[2]) * float(BASE_SCALES[2])
     return steer(bearing, height, CRUISE)
@@ -80,7 +79,7 @@ class PrivilegedPilot:
         return x, y
 
 
-def begin_privileged(env: gym.Env[Any, Any], generator: np.random.Generator) -> Act:
+def open_privileged(env: gym.Env[Any, Any]) -> Act:
     """Give the pilot that sees the map, for the flight that an environment has just begun."""
     task = env.unwrapped
     assert isinstance(task, NavigationEnv)
