@@ -16,7 +16,7 @@ from experiment.problems import suggest
 DENSITIES = {"easy": 25.0, "medium": 40.0, "hard": 60.0}
 """Obstacles for each 1,000 square metres of the field."""
 LAYOUTS = ("train", "held_out")
-CASTERS = ("numpy",)
+CASTERS = ("auto", "compiled", "numpy")
 WHOLE_RANGES = {"num_obstacles": (0, 500), "seq_len": (1, 64), "height": (1, 1_024), "width": (1, 1_024)}
 RANGES = {
     "moving": (0.0, 1.0),
@@ -63,7 +63,7 @@ class NavigationOptions:
     max_depth: float = 20.0
     world: World | None = None
     backend: str = "embedded"
-    caster: Literal["auto", "compiled", "numpy"] = "numpy"
+    caster: Literal["auto", "compiled", "numpy"] = "auto"
 
 
 def read_options(arguments: Mapping[str, Any]) -> NavigationOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.drone.camera import Camera
+from envs.drone.compiled_caster import CompiledCaster
 from envs.drone.numpy_caster import NumpyCaster
 from envs.drone.shapes import Primitives
+from native.build import NativeError
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +48,20 @@ class Caster(Protocol):
 
 
 def choose_caster(kind: Literal["auto", "compiled", "numpy"]) -> Caster:
-    """Give the caster that settings ask for."""
-    if kind != "numpy":
-        raise ValueError(f"ray casting {kind!r} isn't there yet; take 'numpy'")
-    return NumpyCaster()
+    """Give the caster that settings ask for.
+
+    Args:
+        kind: "auto" takes the compiled one; where that can't be had, NumPy's, with a warning that says why.
+
+    Raises:
+        NativeError: `kind` is "compiled", which can't be had. The message says why and what to do.
+    """
+    if kind == "numpy":
+        return NumpyCaster()
+    try:
+        return CompiledCaster()
+    except NativeError as error:
+        if kind == "compiled":
+            raise
+        warnings.warn(f"depth images are made by NumPy, several times slower: {error}", stacklevel=2)
+        return NumpyCaster()

@@ -106,6 +106,11 @@ class Parts:
     table: NDArray[np.float64]
 
     @cached_property
+    def address(self) -> int:
+        """Where the table is in memory."""
+        return self.table.ctypes.data
+
+    @cached_property
     def kinds(self) -> NDArray[np.int64]:
         """Values of `PartKind`, (p,)."""
         return self.table[:, 0].astype(np.int64)
@@ -144,33 +149,33 @@ class Parts:
         return np.concatenate([self.halves, np.ones((len(self.table), 1))], axis=1)[:, :, None]
 
 
+_PART_KINDS = np.array(
+    [
+        [PartKind.SPHERE, -1, -1],
+        [PartKind.CYLINDER, PartKind.SPHERE, PartKind.SPHERE],
+        [PartKind.CYLINDER, -1, -1],
+        [PartKind.BOX, -1, -1],
+    ]
+)
+"""The parts of each kind of primitive; -1 is none."""
+_PART_ENDS = np.array([0.0, 1.0, -1.0])
+"""At which end of its primitive's axis each part is; 0 is its middle."""
+
+
 def split_into_parts(scene: Primitives) -> Parts:
     """Give what rays are cast at; the parts of a solid cover just it."""
-    rows: list[NDArray[np.float64]] = []
-    for solid, kind in enumerate(scene.kinds):
-        position, rotation, sizes = scene.positions[solid], scene.rotations[solid], scene.sizes[solid]
-        radius, half_length = float(sizes[0]), float(sizes[1])
-        if kind == ShapeKind.BOX:
-            rows.append(_fill_row(PartKind.BOX, solid, position, 0.0, sizes, rotation))
-            continue
-        if kind in (ShapeKind.CAPSULE, ShapeKind.CYLINDER):
-            halves = np.array([0.0, 0.0, half_length])
-            rows.append(_fill_row(PartKind.CYLINDER, solid, position, radius, halves, rotation))
-        ends = {ShapeKind.SPHERE: (0.0,), ShapeKind.CAPSULE: (half_length, -half_length)}.get(ShapeKind(kind), ())
-        for end in ends:
-            centre = position + end * rotation[:, 2]
-            rows.append(_fill_row(PartKind.SPHERE, solid, centre, radius, np.zeros(3), rotation))
-    table = np.array(rows).reshape(-1, 18)
+    candidates = _PART_KINDS[scene.kinds]
+    solids, places = np.nonzero(candidates >= 0)
+    kinds, sizes, rotations = candidates[solids, places], scene.sizes[solids], scene.rotations[solids]
+    boxes = kinds == PartKind.BOX
+    halves = np.where(boxes[:, None], sizes, 0)
+    halves[:, 2] += np.where(kinds == PartKind.CYLINDER, sizes[:, 1], 0)
+    table = np.empty((len(solids), 18))
+    table[:, 0] = kinds
+    table[:, 1] = solids
+    table[:, 2:5] = scene.positions[solids] + (_PART_ENDS[places] * sizes[:, 1])[:, None] * rotations[:, :, 2]
+    table[:, 5] = np.where(boxes, 0, sizes[:, 0])
+    table[:, 6:9] = halves
+    table[:, 9:] = rotations.reshape(-1, 9)
     table.setflags(write=False)
     return Parts(table)
-
-
-def _fill_row(
-    kind: PartKind,
-    solid: int,
-    centre: NDArray[np.float64],
-    radius: float,
-    halves: NDArray[np.float64],
-    rotation: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    return np.concatenate([[kind, solid], centre, [radius], halves, rotation.ravel()])

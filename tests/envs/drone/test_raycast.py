@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from envs.drone.camera import Camera
+from envs.drone.numpy_caster import NumpyCaster
 from envs.drone.raycast import Caster, choose_caster
 from envs.drone.shapes import Primitives, ShapeKind
+from native.build import NoCompilerError
 
 Floats = NDArray[np.float64]
 
@@ -24,9 +27,19 @@ UP = np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
 DOWN = UP.T.copy()
 
 
-@pytest.fixture(params=["numpy"])
-def caster(request: pytest.FixtureRequest) -> Caster:
-    return choose_caster(request.param)
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session", params=["numpy", "compiled"])
+def caster(request: pytest.FixtureRequest, cache: Path) -> Caster:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        try:
+            return choose_caster(request.param)
+        except NoCompilerError as error:
+            pytest.skip(str(error))
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,12 @@ def draw_positions(rng: np.random.Generator, num: int) -> Floats:
 
 
 def assert_seen_alike(world: World, caster: Caster, camera: Camera, positions: Floats, rotations: Floats) -> None:
-    """Hold every pixel of every pose to MuJoCo's ray, within a millimetre."""
+    """Hold every pixel of every pose to MuJoCo's ray, within a millimetre, and to NumPy's, to the bit."""
     for position, rotation in zip(positions, rotations, strict=True):
         depth = caster.cast(world.scene, camera, position, rotation)
         assert depth.shape == (camera.height, camera.width)
         assert depth.dtype == np.float64
+        assert depth.tobytes() == NumpyCaster().cast(world.scene, camera, position, rotation).tobytes()
         expected = world.find_depth(camera, position, rotation)
         np.testing.assert_allclose(depth, expected, rtol=0, atol=1e-3, err_msg=f"from {position}, {rotation.tolist()}")
 
@@ -238,6 +252,26 @@ def test_many_worlds_at_once_are_seen_as_one_by_one(caster: Caster) -> None:
     for depth, scene, position, rotation in zip(depths, scenes, positions, rotations, strict=True):
         assert np.array_equal(depth, caster.cast(scene, CAMERA, position, rotation))
     assert caster.cast_many([], CAMERA, np.zeros((0, 3)), np.zeros((0, 3, 3))).shape == (0, 24, 32)
+
+
+def test_without_a_compiler_numpy_is_taken_with_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.warns(UserWarning, match=r"made by NumPy, several times slower: .* install one") as caught:
+        caster = choose_caster("auto")
+    assert len(caught) == 1
+    assert caster.name == "numpy"
+    assert choose_caster("numpy").name == "numpy"
+    with pytest.raises(NoCompilerError, match="install one"):
+        choose_caster("compiled")
+
+
+def test_with_a_compiler_the_compiled_caster_is_taken(
+    caster: Caster, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if caster.name == "compiled":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        assert choose_caster("auto").name == "compiled"
 
 
 def measure_distance(scene: Primitives, points: Floats) -> Floats:
