@@ -162,6 +162,7 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     import torch
 
     from training.manifest import CheckpointError
+    from training.measures import MeasureError
     from training.metrics import MetricsError
     from training.session import RunFolderError
 
@@ -178,7 +179,7 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     except (torch.OutOfMemoryError, MemoryError):
         traceback.print_exc()
         return OUT_OF_MEMORY
-    except (CheckpointError, MetricsError, RunFolderError) as error:
+    except (CheckpointError, MeasureError, MetricsError, RunFolderError) as error:
         print(error, file=sys.stderr)
         return ERROR
     except OSError as error:

@@ -132,7 +132,7 @@ def show_value(value: object) -> str:
 
 def find_task_keys(swept: Sequence[str]) -> tuple[str, ...]:
     """Give the swept keys that choose the environment, whose returns are not on one scale."""
-    return tuple(key for key in swept if key == "env_name" or key.split(".")[0] == "env_kwargs")
+    return tuple(key for key in swept if key.split(".")[0] in ("env_name", "env_kwargs", "eval_env_kwargs"))
 
 
 def compare_arms(data: ExperimentData) -> list[Comparison]:

@@ -104,13 +104,10 @@ class DiffusionRLConfig(TrainerConfig):
             faults.append(self._pair("rl_tuned_steps", ">", "num_sampling_steps", "there are no more steps"))
         return faults
 
-    def inactive_keys(self) -> dict[str, str]:
-        """Give the keys that were set and that another key switches off, each with the reason."""
-        return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
-
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set."""
-        off = dict.fromkeys(_UNREAD, "a diffusion agent learns from a data set, from its first step on")
+        off = super().list_switched_off()
+        off |= dict.fromkeys(_UNREAD, "a diffusion agent learns from a data set, from its first step on")
         off["unet_channels" if self.denoiser == "mlp" else "denoiser_hidden_dims"] = f"denoiser is {self.denoiser}"
         if self.sampler != "ddim":
             off["eta"] = f"sampler is {self.sampler}"
@@ -159,9 +156,12 @@ class DiffusionRLConfig(TrainerConfig):
             return [Fault(("dataset", "env_name"), message)]
         if not self.runs_episodes:
             return []
-        from envs.make import find_environment_faults
+        from envs.make import find_environment_faults, find_evaluation_faults
 
-        return find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
+        faults = find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
+        if not faults and self.evaluates:
+            faults = find_evaluation_faults(self.env_name, self.env_kwargs, self.eval_env_kwargs)
+        return faults
 
     @property
     def schedule(self) -> ScheduleSettings:
@@ -184,7 +184,7 @@ class DiffusionRLConfig(TrainerConfig):
     @property
     def runs_episodes(self) -> bool:
         """Whether an environment is ever needed: to act in, or to evaluate in."""
-        return self.online_training or self.num_final_eval > 0 or self.eval_every > 0
+        return self.online_training or self.evaluates
 
 
 _UNREAD = frozenset({"learning_starts", "buffer_size"})

@@ -16,6 +16,7 @@ from diffuser.datasets.normalization import ActionScale, ObsNormalizer
 from diffuser.models.diffusion_rl import DiffusionRL
 from envs.make import Env
 from envs.snapshot import Snapshot, restore_snapshot
+from training.measures import read_measures
 from training.protocol import Episode, EvaluationStopped
 
 Floats = NDArray[np.float32]
@@ -126,6 +127,7 @@ class World:
         history: of the episode.
         is_over: an episode has to be begun before the next chunk.
         needs_seed: the environment has never been given a start of ours.
+        measures: what the environment reports of the episode that ended last.
 
     Args:
         make_env: gives a fresh environment.
@@ -135,7 +137,7 @@ class World:
         name: says which one it is in messages.
     """
 
-    TRANSIENT: ClassVar = ("env", "_make_env", "_scale", "_name")
+    TRANSIENT: ClassVar = ("env", "measures", "_make_env", "_scale", "_name")
 
     def __init__(
         self,
@@ -155,6 +157,7 @@ class World:
         self.episodes_begun = 0
         self.episode_return = 0.0
         self.episode_length = 0
+        self.measures: dict[str, float] = {}
 
     def begin_episode(self, seed: int | None) -> None:
         """Reset the environment; None lets it draw its own start, as it can after one that was given."""
@@ -173,6 +176,7 @@ class World:
 
         Raises:
             EvaluationStopped: `should_stop` said so.
+            MeasureError: the environment reports a measure of the episode that isn't a number.
         """
         rewards: list[float] = []
         seen: list[NDArray[Any]] = []
@@ -181,7 +185,7 @@ class World:
         for action in self._scale.to_env(chunk)[:, 0]:
             if should_stop is not None and should_stop():
                 raise EvaluationStopped
-            raw_obs, raw_reward, terminated, truncated, _ = self.env.step(action)
+            raw_obs, raw_reward, terminated, truncated, info = self.env.step(action)
             rewards.append(float(raw_reward))
             seen.append(raw_obs)
             # A sum isn't finite where a number isn't; and where numbers are too large to add up, they are sick as well.
@@ -189,6 +193,7 @@ class World:
                 fault = self._describe_fault(rewards[-1], len(rewards))
             if terminated or truncated or fault:
                 self.is_over = True
+                self.measures = read_measures(info)
                 break
         self.history.add(seen, chunk[: len(seen)])
         self.episode_return += math.fsum(rewards) if not fault else 0.0

@@ -35,5 +35,7 @@ def control_pendulum_energy(obs: NDArray[Any]) -> NDArray[np.float32]:
     return np.array([np.clip(torque / MAX_TORQUE, -1, 1)], dtype=np.float32)
 
 
-CONTROLLERS: dict[str, tuple[str, Controller]] = {"pendulum_energy": ("Pendulum-v1", control_pendulum_energy)}
-"""Base controllers by name, each with the environment that it controls."""
+CONTROLLERS: dict[str, tuple[tuple[str, ...], Controller]] = {
+    "pendulum_energy": (("Pendulum-v1",), control_pendulum_energy)
+}
+"""Base controllers by name, each with the ids of the environments that it controls."""

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
+from envs.registration import register_environments
 from experiment.problems import Fault, SettingsError, suggest
 
 Env: TypeAlias = gym.Env[Any, Any]
@@ -43,6 +44,7 @@ def make_env(env_name: str, env_kwargs: Mapping[str, Any]) -> Env:
     Raises:
         Exception: whatever gymnasium or the environment raises; `find_environment_faults` says it in words.
     """
+    register_environments()
     with _quiet_making(env_name):
         return gym.make(env_name, disable_env_checker=True, **copy.deepcopy(dict(env_kwargs)))
 
@@ -103,6 +105,44 @@ def find_environment_faults(env_name: str, env_kwargs: Mapping[str, Any], contin
         env.close()
 
 
+def find_evaluation_faults(
+    env_name: str, env_kwargs: Mapping[str, Any], changes: Mapping[str, Any], key: str = "eval_env_kwargs"
+) -> list[Fault]:
+    """Name what keeps a policy from being evaluated with other arguments of the environment that it acts in.
+
+    Args:
+        env_name: as for `make_env`.
+        env_kwargs: with which nothing is at fault.
+        changes: what evaluations put in their place. The spaces must stay as they are.
+        key: what the changes are called in messages.
+    """
+    if not changes:
+        return []
+    changed = dict(env_kwargs) | dict(changes)
+    if faults := find_environment_faults(env_name, changed, continuous_actions=True):
+        return [_blame_changes(fault, key) for fault in faults]
+    spaces = []
+    for kwargs in (env_kwargs, changed):
+        env = make_env(env_name, kwargs)
+        env.close()
+        spaces.append((env.observation_space, env.action_space))
+    for what, before, after in zip(("observes", "takes actions in"), *spaces, strict=True):
+        if before != after:
+            message = (
+                f"{key}: with {dict(changes)} {env_name} {what} {after}, and {before} without; both must be the same"
+            )
+            return [Fault((key,), message)]
+    return []
+
+
+def _blame_changes(fault: Fault, key: str) -> Fault:
+    """Point at the changed arguments where a fault is said of all of them."""
+    own = "env_kwargs"
+    keys = tuple(key + name.removeprefix(own) for name in fault.keys if name.startswith(own)) or (key,)
+    said = fault.message
+    return Fault(keys, key + said.removeprefix(own) if said.startswith(own) else f"{key}: {said}")
+
+
 @contextmanager
 def _quiet_making(env_name: str) -> Iterator[None]:
     """Keep gymnasium's hints about versions, and MuJoCo's about the model files shipped with it, to themselves.
@@ -128,6 +168,7 @@ def _quiet_making(env_name: str) -> Iterator[None]:
 
 
 def _find_name_fault(env_name: str) -> Fault | None:
+    register_environments()
     if ":" in env_name:
         module, _, name = env_name.partition(":")
         return Fault(
@@ -174,8 +215,10 @@ def _list_arguments(env_name: str) -> set[str] | None:
         return None
     # What `**kwargs` passes on reaches the base classes.
     constructors = [vars(base)["__init__"] for base in creator.__mro__[:-1] if "__init__" in vars(base)]
-    names = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
-    return names - {"self", "args", "kwargs"}
+    parameters = [each for one in constructors for each in inspect.signature(one).parameters.values()]
+    names = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)} - {"self"}
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return None if takes_any and not names else names
 
 
 def _find_space_faults(env_name: str, env: Env, continuous_actions: bool) -> Iterator[Fault]:

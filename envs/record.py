@@ -15,6 +15,7 @@ from envs.actions import ActionScale
 from envs.controllers import CONTROLLERS
 from envs.episodes import EpisodeError, Episodes, Header, RecordedEpisode, gather_episodes
 from envs.make import Env, find_environment_faults, make_env
+from envs.pilots import PILOTS, BeginSteering
 from envs.recipes import Amount
 from experiment.assignments import parse_assignments
 from experiment.plan import nest_settings
@@ -35,50 +36,63 @@ class Policy:
         env_name: where it acts.
         env_kwargs: arguments of the environment.
         facts: what a file of episodes says of it, as plain JSON.
-        begin: gives what acts in one episode, for the environment's action space and a generator to draw from.
+        begin: gives what acts in one episode, for its environment, which was just reset, and a generator to draw from.
     """
 
     env_name: str
     env_kwargs: Mapping[str, Any]
     facts: Mapping[str, Any]
-    begin: Callable[[gym.spaces.Box, np.random.Generator], Act]
+    begin: Callable[[Env, np.random.Generator], Act]
 
 
 def build_random_policy(env_name: str, env_kwargs: Mapping[str, Any]) -> Policy:
     """Give the policy that draws uniformly from the bounds of the actions."""
 
-    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
-        scale = ActionScale(space)
-        return lambda obs: scale.to_env(generator.uniform(-1, 1, space.shape))
+    def begin(env: Env, generator: np.random.Generator) -> Act:
+        assert isinstance(env.action_space, gym.spaces.Box)
+        shape, scale = env.action_space.shape, ActionScale(env.action_space)
+        return lambda obs: scale.to_env(generator.uniform(-1, 1, shape))
 
     return Policy(env_name, env_kwargs, {"kind": "random"}, begin)
 
 
 def build_scripted_policy(name: str, env_name: str | None, env_kwargs: Mapping[str, Any]) -> Policy:
-    """Give the policy of a controller.
+    """Give the policy of a controller or a pilot.
 
     Args:
-        name: of `envs.controllers.CONTROLLERS`.
-        env_name: None stands for the environment that it controls.
+        name: of `envs.controllers.CONTROLLERS` or `envs.pilots.PILOTS`.
+        env_name: None stands for the environment that it controls, if that is one.
         env_kwargs: arguments of the environment.
 
     Raises:
-        SettingsError: there is none of that name, or it controls another environment.
+        SettingsError: there is none of that name, or it doesn't say in which environment, or it controls others.
     """
-    if name not in CONTROLLERS:
-        there = ", ".join(sorted(CONTROLLERS))
-        raise SettingsError(
-            [Fault(("policy",), f"no controller is called {name!r}{suggest(name, CONTROLLERS)}; there are: {there}")]
-        )
-    controlled, controller = CONTROLLERS[name]
-    if env_name not in (None, controlled):
-        raise SettingsError([Fault(("env",), f"{name} controls {controlled}, and the environment is {env_name}")])
+    controlled, begin_steering = _find_scripted(name)
+    if env_name is None and len(controlled) > 1:
+        message = f"{name} controls {', '.join(controlled)}; say which with --env"
+        raise SettingsError([Fault(("env",), message)])
+    if env_name not in (None, *controlled):
+        message = f"{name} controls {', '.join(controlled)}, and the environment is {env_name}"
+        raise SettingsError([Fault(("env",), message)])
 
-    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
-        scale = ActionScale(space)
-        return lambda obs: scale.to_env(controller(obs))
+    def begin(env: Env, generator: np.random.Generator) -> Act:
+        assert isinstance(env.action_space, gym.spaces.Box)
+        scale, steer = ActionScale(env.action_space), begin_steering(env, generator)
+        return lambda obs: scale.to_env(steer(obs))
 
-    return Policy(controlled, env_kwargs, {"kind": "scripted", "name": name}, begin)
+    return Policy(env_name or controlled[0], env_kwargs, {"kind": "scripted", "name": name}, begin)
+
+
+def _find_scripted(name: str) -> tuple[tuple[str, ...], BeginSteering]:
+    """Give the environments that a controller or a pilot is for, and what begins an episode of it."""
+    if name in PILOTS:
+        return PILOTS[name]
+    if name in CONTROLLERS:
+        controlled, controller = CONTROLLERS[name]
+        return controlled, lambda env, generator: controller
+    known = sorted(CONTROLLERS | PILOTS)
+    message = f"no controller or pilot is called {name!r}{suggest(name, known)}; there are: {', '.join(known)}"
+    raise SettingsError([Fault(("policy",), message)])
 
 
 def build_untrained_policy(text: str, env_name: str | None, env_kwargs: Mapping[str, Any]) -> Policy | None:
@@ -173,10 +187,10 @@ def record_episodes(
     reset_seed: int | None = int(starts.integers(2**31))
     progress = _Progress(amount, say)
     try:
-        assert isinstance(env.action_space, gym.spaces.Box)
         while not progress.is_over():
-            act = _add_noise(policy.begin(env.action_space, draws), env.action_space, noise, noises)
-            episode = _record_one(env, act, reset_seed, progress.steps_left())
+            obs, _ = env.reset(seed=reset_seed)
+            act = _add_noise(policy.begin(env, draws), env, noise, noises)
+            episode = _record_one(env, act, obs, progress.steps_left())
             reset_seed = None  # one seed for an environment's life, as in training
             progress.count(episode)
             yield episode
@@ -190,21 +204,21 @@ def _make_checked_env(policy: Policy) -> Env:
     return make_env(policy.env_name, policy.env_kwargs)
 
 
-def _add_noise(act: Act, space: gym.spaces.Box, noise: float, generator: np.random.Generator) -> Act:
+def _add_noise(act: Act, env: Env, noise: float, generator: np.random.Generator) -> Act:
     if noise == 0:
         return act
-    scale = ActionScale(space)
+    assert isinstance(env.action_space, gym.spaces.Box)
+    shape, scale = env.action_space.shape, ActionScale(env.action_space)
 
     def act_noisily(obs: NDArray[Any]) -> NDArray[Any]:
-        action = scale.to_normal(act(obs)) + noise * generator.standard_normal(space.shape)
+        action = scale.to_normal(act(obs)) + noise * generator.standard_normal(shape)
         return scale.to_env(np.clip(action, -1, 1))
 
     return act_noisily
 
 
-def _record_one(env: Env, act: Act, seed: int | None, most: float) -> RecordedEpisode:
-    """Record one episode of at most so many steps."""
-    obs, _ = env.reset(seed=seed)
+def _record_one(env: Env, act: Act, obs: NDArray[Any], most: float) -> RecordedEpisode:
+    """Record one episode, of at most so many steps, from its first observation on."""
     frames = [np.array(obs, dtype=np.float32)]
     actions: list[NDArray[np.float32]] = []
     rewards: list[float] = []

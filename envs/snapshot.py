@@ -2,7 +2,8 @@
 
 An environment is a chain of layers: wrappers around a core. Each layer's attributes are read as they stand. What only
 says how a layer was made, or is of a type that only draws pictures, is named below; whatever else isn't plain data
-makes the snapshot fail rather than be almost right.
+makes the snapshot fail rather than be almost right. An environment that knows its own state better (`KeepsState`) is
+asked for it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -37,10 +38,33 @@ DRAWING_TYPES = frozenset(
 )
 """Types of attributes that only draw pictures. pygame's vectors and rectangles are none: positions are kept in them."""
 
+GYMNASIUM_OWN = frozenset({"_np_random", "_np_random_seed", "action_space", "observation_space"})
+"""Attributes of every environment that change; of one that says its own state only these are read here."""
+
 PROBE_STEPS = 25
 _PROBE_SEED = 20
 
 Snapshot = dict[str, Any]
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """An environment that says itself what its state is, beside `GYMNASIUM_OWN`.
+
+    For one that holds a simulation which isn't plain data, or whose state is small beside what it holds.
+    """
+
+    def snapshot_state(self) -> dict[str, Any]:
+        """Give all that its next steps and resets depend on, as arrays and plain values."""
+        ...
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Take over what `snapshot_state` gave, in an environment made with the same arguments, reset or not.
+
+        Raises:
+            ValueError: the state doesn't fit this environment; the message says why.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -132,6 +156,11 @@ def _read_layer(index: int, layers: list[Env], encoder: Encoder) -> dict[str, An
         if vars(kind).get("__slots__"):
             raise SnapshotError(f"layer {index}: {describe_type(layer)} has attributes in __slots__ of {kind.__name__}")
     attributes: dict[str, Any] = {}
+    if isinstance(layer, KeepsState):
+        attributes["own"] = {
+            "kind": "own",
+            "state": encoder.encode(layer.snapshot_state(), _name_attribute(index, layer, "own")),
+        }
     for name, value in vars(layer).items():
         path = _name_attribute(index, layer, name)
         if not _is_state(layer, name, value, layers):
@@ -155,10 +184,12 @@ def _write_layer(index: int, layers: list[Env], state: dict[str, Any], decoder: 
     for name in [name for name, value in present.items() if _is_state(layer, name, value, layers)]:
         if name not in attributes:
             delattr(layer, name)
+    if isinstance(layer, KeepsState):
+        _restore_own(layer, attributes, decoder, _name_attribute(index, layer, "own"))
     for name, data in attributes.items():  # in the order of reading: a later value may refer to an earlier one
         path = _name_attribute(index, layer, name)
         kind = data["kind"] if isinstance(data, dict) else None
-        if kind == "kept":
+        if kind in ("kept", "own"):
             continue  # whatever the fresh layer has, perhaps nothing yet, serves it as well
         if kind == "space":
             _write_space(present.get(name), decoder.decode(data["generators"], f"{path}.generators"), path)
@@ -170,10 +201,21 @@ def _write_layer(index: int, layers: list[Env], state: dict[str, Any], decoder: 
             setattr(layer, name, decoder.decode(data, path))
 
 
+def _restore_own(layer: KeepsState, attributes: dict[str, Any], decoder: Decoder, path: str) -> None:
+    if "own" not in attributes:
+        raise SnapshotError(f"{path}: the snapshot was taken when {describe_type(layer)} did not say its own state")
+    try:
+        layer.restore_state(decoder.decode(attributes["own"]["state"], path))
+    except ValueError as error:
+        raise SnapshotError(f"{path}: {error}") from error
+
+
 def _is_state(layer: Env, name: str, value: object, layers: list[Env]) -> bool:
     """Tell whether an attribute belongs into a snapshot: it isn't part of the construction."""
     if name in CONSTRUCTION or any(value is other for other in layers):
         return False
+    if isinstance(layer, KeepsState):
+        return name in GYMNASIUM_OWN
     # A model is kept together with its simulation.
     return not any(is_mujoco_data(other) and other.model is value for other in vars(layer).values())
 

@@ -195,7 +195,7 @@ class OffPolicyTrainer:
         Raises:
             EvaluationStopped: `should_stop` said so.
         """
-        return evaluate_policy(self._make_env, self._act, seeds, should_stop)
+        return evaluate_policy(self._make_evaluation_env, self._act, seeds, should_stop)
 
     def begin_acting(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """Give the policy without noise, from observations to actions in the environment's units; it holds no state."""
@@ -221,6 +221,9 @@ class OffPolicyTrainer:
 
     def _make_env(self) -> Env:
         return make_env(self.config.env_name, self.config.env_kwargs)
+
+    def _make_evaluation_env(self) -> Env:
+        return make_env(self.config.env_name, self.config.evaluation_kwargs)
 
     def _perceive(self, raw_obs: NDArray[Any]) -> NDArray[np.float32]:
         return append_base_action(raw_obs, self._controller)

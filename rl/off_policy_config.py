@@ -78,13 +78,9 @@ class OffPolicyConfig(TrainerConfig):
             return updates, 0
         return divmod(samples_owed + updates * self.reference_batch_size, self.batch_size)
 
-    def inactive_keys(self) -> dict[str, str]:
-        """Give the keys that were set and that another key switches off, each with the reason."""
-        return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
-
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set. A trainer adds its own to these."""
-        off = {}
+        off = super().list_switched_off()
         if self.actor_learning_rate is not None and self.critic_learning_rate is not None:
             off["learning_rate"] = "actor_learning_rate and critic_learning_rate are both set"
         if self.schedule != "fixed_wall":
@@ -147,11 +143,14 @@ class OffPolicyConfig(TrainerConfig):
     def find_environment_faults(self) -> list[Fault]:
         """Name what can't be done here: an unknown name, other spaces, another environment's controller, no memory."""
         from envs.controllers import CONTROLLERS
-        from envs.make import describe_spaces, find_environment_faults
+        from envs.make import describe_spaces, find_environment_faults, find_evaluation_faults
 
         faults = find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
-        if self.base_controller is not None and self.env_name != (controlled := CONTROLLERS[self.base_controller][0]):
-            message = f"base_controller: {self.base_controller} controls {controlled}, and env_name is {self.env_name}"
+        if not faults and self.evaluates:
+            faults = find_evaluation_faults(self.env_name, self.env_kwargs, self.eval_env_kwargs)
+        if self.base_controller and self.env_name not in (controlled := CONTROLLERS[self.base_controller][0]):
+            there = f"{self.base_controller} controls {', '.join(controlled)}"
+            message = f"base_controller: {there}, and env_name is {self.env_name}"
             faults.append(Fault(("base_controller", "env_name"), message))
         if not faults:
             spaces = describe_spaces(self.env_name, self.env_kwargs)

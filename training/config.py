@@ -68,6 +68,7 @@ class TrainerConfig(BaseModel):
     algorithm_name: str
     env_name: Annotated[str, Field(min_length=1, json_schema_extra=SHAPE)]
     env_kwargs: Annotated[dict[str, Any], Field(json_schema_extra=SHAPE)] = {}
+    eval_env_kwargs: Annotated[dict[str, Any], Field(json_schema_extra=SHAPE)] = {}
     imports: list[str] = []
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     max_timesteps: Annotated[Int, Field(gt=0)] = 100_000
@@ -89,6 +90,16 @@ class TrainerConfig(BaseModel):
     guard_max_critic_loss: Annotated[float, Field(gt=0)] | None = None
     guard_max_actor_loss: Annotated[float, Field(gt=0)] | None = None
     guard_min_episode_length: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def evaluation_kwargs(self) -> dict[str, Any]:
+        """Arguments of the environment in evaluations: `env_kwargs`, with those of `eval_env_kwargs` in their place."""
+        return self.env_kwargs | self.eval_env_kwargs
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the policy is ever evaluated."""
+        return self.num_final_eval > 0 or self.eval_every > 0
 
     @property
     def eval_every(self) -> int:
@@ -137,7 +148,11 @@ class TrainerConfig(BaseModel):
 
     def inactive_keys(self) -> dict[str, str]:
         """Give the keys that were set and that another key switches off, each with the reason."""
-        return {}
+        return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
+
+    def list_switched_off(self) -> dict[str, str]:
+        """Give the keys that others switch off, whether or not they were set. A trainer adds its own to these."""
+        return {} if self.evaluates else {"eval_env_kwargs": "eval_freq and num_final_eval are 0"}
 
     def _pair(self, key: str, relation: str, other: str, outcome: str) -> Fault:
         return Fault(
@@ -160,11 +175,11 @@ class TrainerConfig(BaseModel):
         return self.model_dump(mode="json")
 
     def shape_settings(self) -> dict[str, Any]:
-        """Give the settings that decide the sizes of the networks, for counting each shape once."""
+        """Give the settings that decide the sizes of the networks or make environments, to look at each shape once."""
         keys = [name for name, field in type(self).model_fields.items() if _is_marked(field, "shape", True)]
-        return {"algorithm_name": self.algorithm_name, "imports": self.imports} | {
-            key: getattr(self, key) for key in keys
-        }
+        shape = {"algorithm_name": self.algorithm_name, "imports": self.imports}
+        shape |= {key: getattr(self, key) for key in keys}
+        return shape if self.evaluates else shape | {"eval_env_kwargs": {}}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, SupportsFloat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, SupportsFloat, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.measures import IS_SUCCESS, average_measures, gather_measures, read_measures
+from training.metrics import to_json_number
 from training.protocol import Evaluation, EvaluationStopped, References
 from training.seeding import undisturbed_generators
 
 MAX_SEEDS = 1_000_000
 _FIRST_SELECTION_SEED = 1_000_000
 _FIRST_REPORT_SEED = 2_000_000
+
+
+Act: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""From an observation to an action, both as the environment has them."""
 
 
 class EvaluationEnv(Protocol):
@@ -30,6 +37,18 @@ class EvaluationEnv(Protocol):
     def close(self) -> None:
         """Let go of what it holds."""
         ...
+
+
+AnyEnv = TypeVar("AnyEnv", bound=EvaluationEnv)
+
+
+@dataclass(frozen=True)
+class FinishedEpisode:
+    """The sum of an episode's rewards, its length, and its measures by name."""
+
+    episode_return: float
+    length: int
+    measures: Mapping[str, float]
 
 
 def selection_seeds(count: int) -> tuple[int, ...]:
@@ -49,8 +68,25 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
 
 
 def evaluate_policy(
-    make_env: Callable[[], EvaluationEnv],
-    act: Callable[[NDArray[Any]], NDArray[Any]],
+    make_env: Callable[[], EvaluationEnv], act: Act, seeds: Sequence[int], should_stop: Callable[[], bool]
+) -> Evaluation:
+    """Run one episode per seed of a policy that remembers nothing; else as `evaluate_begun`.
+
+    Args:
+        make_env: gives a fresh environment, with a limit on its episodes' length.
+        act: the policy without noise, one observation to one action.
+        seeds: each episode begins with `reset(seed=...)`.
+        should_stop: asked before each step.
+
+    Raises:
+        EvaluationStopped, MeasureError: as `evaluate_begun`.
+    """
+    return evaluate_begun(make_env, lambda env: act, seeds, should_stop)
+
+
+def evaluate_begun(
+    make_env: Callable[[], AnyEnv],
+    begin: Callable[[AnyEnv], Act],
     seeds: Sequence[int],
     should_stop: Callable[[], bool],
 ) -> Evaluation:
@@ -60,43 +96,60 @@ def evaluate_policy(
 
     Args:
         make_env: gives a fresh environment, with a limit on its episodes' length.
-        act: the policy without noise, one observation to one action.
+        begin: gives what acts in one episode; called after each reset.
         seeds: each episode begins with `reset(seed=...)`.
         should_stop: asked before each step.
 
     Raises:
         EvaluationStopped: `should_stop` said so.
+        MeasureError: the environment reports a measure in some episodes only, or one that isn't a number.
     """
     with undisturbed_generators():
         env = make_env()
         try:
-            episodes = [_run_episode(env, act, seed, should_stop) for seed in seeds]
+            episodes = [_run_episode(env, begin, seed, should_stop) for seed in seeds]
         finally:
             env.close()
-    returns, lengths = zip(*episodes, strict=True)
-    return Evaluation(tuple(seeds), returns, lengths)
+    return gather_evaluation(seeds, episodes)
 
 
 def _run_episode(
-    env: EvaluationEnv, act: Callable[[NDArray[Any]], NDArray[Any]], seed: int, should_stop: Callable[[], bool]
-) -> tuple[float, int]:
-    """Give the sum of rewards and the length of one episode."""
+    env: AnyEnv, begin: Callable[[AnyEnv], Act], seed: int, should_stop: Callable[[], bool]
+) -> FinishedEpisode:
+    """Give what one episode came to."""
     obs, _ = env.reset(seed=seed)
+    act = begin(env)
     episode_return, length, over = 0.0, 0, False
+    info: Mapping[str, Any] = {}
     while not over:
         if should_stop():
             raise EvaluationStopped
-        obs, reward, terminated, truncated, _ = env.step(act(obs))
+        obs, reward, terminated, truncated, info = env.step(act(obs))
         episode_return += float(reward)
         length += 1
         over = terminated or truncated
-    return episode_return, length
+    return FinishedEpisode(episode_return, length, read_measures(info))
+
+
+def gather_evaluation(seeds: Sequence[int], episodes: Sequence[FinishedEpisode]) -> Evaluation:
+    """Give an evaluation of its episodes, one per seed and in their order.
+
+    Raises:
+        MeasureError: a measure is missing in some episodes.
+    """
+    return Evaluation(
+        tuple(seeds),
+        tuple(episode.episode_return for episode in episodes),
+        tuple(episode.length for episode in episodes),
+        gather_measures(seeds, [episode.measures for episode in episodes]),
+    )
 
 
 def summarise_evaluation(evaluation: Evaluation, references: References | None = None) -> dict[str, float]:
     """Give the numbers of an `eval/*` row; deviations are of the population, as in stable-baselines3.
 
-    Only with references is there `eval/normalized_score`, that of the mean return.
+    Where the environment reports measures, their means are among them: `eval/success_rate`, `eval/collision`, ... Only
+    with references is there `eval/normalized_score`, that of the mean return.
     """
     mean = float(np.mean(evaluation.returns))
     numbers = {
@@ -104,14 +157,42 @@ def summarise_evaluation(evaluation: Evaluation, references: References | None =
         "eval/std_reward": float(np.std(evaluation.returns)),
         "eval/mean_ep_length": float(np.mean(evaluation.lengths)),
     }
+    numbers |= {f"eval/{name}": value for name, value in average_measures(evaluation.measures).items()}
     return numbers if references is None else numbers | {"eval/normalized_score": references.score(mean)}
 
 
+def write_out_evaluation(evaluation: Evaluation, references: References | None) -> dict[str, Any]:
+    """Give an evaluation as a summary holds it: means, and each episode's numbers, as JSON."""
+    final = summarise_evaluation(evaluation, references)
+    written: dict[str, Any] = {
+        "mean": to_json_number(final["eval/mean_reward"]),
+        "std": to_json_number(final["eval/std_reward"]),
+        "returns": [to_json_number(value) for value in evaluation.returns],
+        "lengths": list(evaluation.lengths),
+        "seeds": list(evaluation.seeds),
+    }
+    if evaluation.measures:
+        measures = {name: [to_json_number(value) for value in values] for name, values in evaluation.measures.items()}
+        written |= write_out_means(evaluation) | {"measures": measures}
+    if references is not None:
+        score = to_json_number(final["eval/normalized_score"])
+        written |= {"normalized_score": score, "references": asdict(references)}
+    return written
+
+
+def write_out_means(evaluation: Evaluation) -> dict[str, float | str]:
+    """Give the means of measures as a summary holds them: `success_rate`, `collision`, ..., as JSON."""
+    return {name: to_json_number(value) for name, value in average_measures(evaluation.measures).items()}
+
+
 def describe_evaluation(evaluation: Evaluation, num_timesteps: int) -> list[str]:
-    """Give the two console lines that users of stable-baselines3 know."""
+    """Give the console lines that users of stable-baselines3 know: two, and a third where success is reported."""
     returns, lengths = evaluation.returns, evaluation.lengths
-    return [
+    lines = [
         f"Eval num_timesteps={num_timesteps}, "
         f"episode_reward={float(np.mean(returns)):.1f} +/- {float(np.std(returns)):.1f}",
         f"Episode length: {float(np.mean(lengths)):.1f} +/- {float(np.std(lengths)):.1f}",
     ]
+    if IS_SUCCESS in evaluation.measures:
+        lines.append(f"Success rate: {100 * float(np.mean(evaluation.measures[IS_SUCCESS])):.2f}%")
+    return lines

@@ -58,11 +58,15 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undisturbed episodes of the current policy, one per seed, in the environment's own reward scale."""
+    """Undisturbed episodes of the current policy, one per seed, in the environment's own reward scale.
+
+    `measures` are what the environment reports of each episode, under the names in `training.measures.MEASURES`.
+    """
 
     seeds: tuple[int, ...]
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

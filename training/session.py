@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +14,15 @@ from experiment.run import Run
 from training.budget import WallBudget
 from training.checkpoint import Checkpoint, CheckpointStore
 from training.config import TrainerConfig
-from training.evaluation import describe_evaluation, selection_seeds, summarise_evaluation
+from training.evaluation import (
+    describe_evaluation,
+    selection_seeds,
+    summarise_evaluation,
+    write_out_evaluation,
+    write_out_means,
+)
 from training.health import HealthGuard
-from training.metrics import Averages, MetricsLog, RecentEpisodes, to_json_number
+from training.metrics import Averages, MetricsLog, RecentEpisodes
 from training.protocol import Evaluation, EvaluationStopped, StepResult, Trainer
 from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes, read_gpu_utilisation
 from training.seeding import read_global_generators, undisturbed_generators, write_global_generators
@@ -264,7 +270,7 @@ class Session:
         self.owes_evaluation = False
         mean = values["eval/mean_reward"]
         if math.isfinite(mean) and (self._best is None or mean > self._best["mean"]):
-            self._best = {"step": self.progress.step, "mean": mean}
+            self._best = {"step": self.progress.step, "mean": mean} | write_out_means(evaluation)
             self._store.save_best(self.progress.step, self._full_state(), self._facts() | {"best": self._best})
 
     def run_episodes(self, seeds: tuple[int, ...], should_stop: Callable[[], bool]) -> Evaluation | None:
@@ -320,21 +326,10 @@ class Session:
 
     def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
         """Say and give what the last policy came to."""
-        references = self._trainer.references
-        final = summarise_evaluation(evaluation, references)
-        mean, std = final["eval/mean_reward"], final["eval/std_reward"]
+        final = write_out_evaluation(evaluation, self._trainer.references)
+        mean, std = float(final["mean"]), float(final["std"])
         self._say(f"Final evaluation on report seeds: episode_reward={mean:.1f} +/- {std:.1f}")
-        numbers: dict[str, Any] = {
-            "mean": to_json_number(mean),
-            "std": to_json_number(std),
-            "returns": [to_json_number(value) for value in evaluation.returns],
-            "lengths": list(evaluation.lengths),
-            "seeds": list(evaluation.seeds),
-        }
-        if references is None:
-            return numbers
-        score = to_json_number(final["eval/normalized_score"])
-        return numbers | {"normalized_score": score, "references": asdict(references)}
+        return final
 
     def _summarise(self, final: dict[str, Any] | None) -> dict[str, Any]:
         progress, attempt, meter = self.progress, self._attempt, self._meter

@@ -14,6 +14,7 @@ from diffuser.datasets.normalization import ActionScale, ObsNormalizer
 from diffuser.models.diffusion_rl import DiffusionRL
 from diffuser.worlds import World, stack_histories
 from envs.make import Env
+from training.evaluation import FinishedEpisode, gather_evaluation
 from training.protocol import Evaluation
 from training.seeding import derive_seed, undisturbed_generators
 
@@ -52,14 +53,15 @@ class MADEvaluator:
         self._width = width
 
     def evaluate(self, model: DiffusionRL, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Evaluation:
-        """Give returns and lengths, one per seed and in their order; environments are closed at the end.
+        """Give returns, lengths and measures, one per seed and in their order; environments are closed at the end.
 
         Raises:
             EvaluationStopped: `should_stop`, asked before each step of an environment, said so.
             EpisodeError: the environment isn't one that the data set fits.
+            MeasureError: as `training.evaluation.evaluate_begun`.
         """
         waiting = deque(enumerate(seeds))
-        results: dict[int, tuple[float, int]] = {}
+        results: dict[int, FinishedEpisode] = {}
         with undisturbed_generators():
             worlds = [self._make_world() for _ in range(min(self._width, len(seeds)))]
             try:
@@ -75,13 +77,12 @@ class MADEvaluator:
                     self._act_once(model, running, should_stop)
                     for number in [number for number, (world, _) in running.items() if world.is_over]:
                         world, _ = running.pop(number)
-                        results[number] = world.episode_return, world.episode_length
+                        results[number] = FinishedEpisode(world.episode_return, world.episode_length, world.measures)
                         idle.append(world)
             finally:
                 for world in worlds:
                     world.env.close()
-        returns, lengths = zip(*(results[number] for number in range(len(seeds))), strict=True)
-        return Evaluation(tuple(seeds), returns, lengths)
+        return gather_evaluation(seeds, [results[number] for number in range(len(seeds))])
 
     def _make_world(self) -> World:
         return World(self._make_env, self._normalizer, self._scale, self._history_horizon, "the evaluation")

@@ -45,7 +45,7 @@ class Trainer:
     Args:
         config: of the run.
         device: for the networks; data stay where they are and come in batches.
-        make_environment: gives a fresh environment; by default that of the config.
+        make_environment: gives a fresh environment, for evaluations too; by default those of the config.
 
     Raises:
         SettingsError: the data set can't be learnt from.
@@ -83,10 +83,10 @@ class Trainer:
         self._device = device
         self._make_env = make_environment or self._make_environment
         self.dataset = open_dataset(config)
-        pair = self.dataset.episodes.header.find_references(config.env_kwargs)
+        pair = self.dataset.episodes.header.find_references(config.evaluation_kwargs)
         self.references = None if pair is None else References(*pair)
         self.evaluator = MADEvaluator(
-            self._make_env,
+            make_environment or self._make_evaluation_environment,
             self._check_environment,
             self.dataset.normalizer,
             self.dataset.action_scale,
@@ -118,6 +118,9 @@ class Trainer:
 
     def _make_environment(self) -> Env:
         return make_env(self.config.env_name, self.config.env_kwargs)
+
+    def _make_evaluation_environment(self) -> Env:
+        return make_env(self.config.env_name, self.config.evaluation_kwargs)
 
     def _check_environment(self, env: Env) -> None:
         """Hold the data set against the environment.

@@ -1,1 +1,1 @@
-"""Drones among obstacles, seen through a depth camera."""
+"""Quadrotors: dynamics, worlds with obstacles, depth, and the tasks that are flown in them."""

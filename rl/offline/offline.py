@@ -191,7 +191,7 @@ class OfflineTrainer:
             device=device,
         )
         header = episodes.header
-        pair = header.find_references(config.env_kwargs)
+        pair = header.find_references(config.evaluation_kwargs)
         self.references = None if pair is None else References(*pair)
         self._scale = ActionScale(gym.spaces.Box(header.action_low[0], header.action_high[0]))
         self.agent: Agent = build_agent(config, episodes.obs_dim, episodes.action_dim, device)
@@ -264,7 +264,7 @@ class OfflineTrainer:
         self._updates = state["updates"]
 
     def _make_env(self) -> Env:
-        return make_env(self.config.env_name, self.config.env_kwargs)
+        return make_env(self.config.env_name, self.config.evaluation_kwargs)
 
     def _act(self, raw_obs: NDArray[Any]) -> NDArray[Any]:
         """Give the policy's action in the environment's units, without noise."""

@@ -34,13 +34,9 @@ class OfflineConfig(TrainerConfig):
     hidden_dims: Annotated[list[Annotated[Int, Field(gt=0)]], Field(min_length=1, json_schema_extra=SHAPE)] = [256, 256]
     normalize_obs: bool = True
 
-    def inactive_keys(self) -> dict[str, str]:
-        """Give the keys that were set and that mean nothing here, each with the reason."""
-        return {key: reason for key, reason in self.list_switched_off().items() if key in self.model_fields_set}
-
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that mean nothing here, whether or not they were set. A trainer adds its own to these."""
-        return dict(UNREAD)
+        return super().list_switched_off() | UNREAD
 
     def find_contradictions(self) -> list[Fault]:
         """Name pairs of settings that can't hold together; those of which one isn't read always can."""
@@ -53,9 +49,11 @@ class OfflineConfig(TrainerConfig):
         """
         from envs.datasets import describe_dataset
         from envs.episodes import EpisodeError
-        from envs.make import find_environment_faults
+        from envs.make import find_environment_faults, find_evaluation_faults
 
         faults = find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
+        if not faults and self.evaluates:
+            faults = find_evaluation_faults(self.env_name, self.env_kwargs, self.eval_env_kwargs)
         try:
             facts = describe_dataset(self.dataset)
         except EpisodeError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis import load_runs
-from analysis.arms import NOT_COMPARABLE, ArmResult, compare_arms, group_arms
+from analysis.arms import NOT_COMPARABLE, ArmResult, compare_arms, find_task_keys, group_arms
 from analysis.checks import find_axes_without_effect, find_warnings
 from analysis.contents import answer_in_short
 from analysis.returns import tabulate_returns, tabulate_runs
@@ -284,6 +284,7 @@ def test_the_environment_is_no_stratum(experiment: Any) -> None:
     arms = group_arms(load_runs(experiment.folder), ("env_name", "env_kwargs.g"), ("rate",))
     assert [arm.strata for arm in arms] == [("64",), ("64",), ("128",), ("128",)]
     assert compare_arms(load_runs(experiment.folder))[0].task_keys == ("env_name", "env_kwargs.g")
+    assert find_task_keys(["seed", "eval_env_kwargs.g", "eval_env", "eval_freq"]) == ("eval_env_kwargs.g",)
 
 
 def test_the_interval_of_an_arm_is_drawn_from_ten_thousand_resamples(experiment: Any) -> None:

@@ -25,7 +25,8 @@ from training.config import TrainerConfig
 
 ROOT = Path(__file__).parents[2]
 COMMON_KEYS = {
-    "algorithm_name", "env_name", "env_kwargs", "imports", "seed", "max_timesteps", "wall_budget_s", "learning_starts",
+    "algorithm_name", "env_name", "env_kwargs", "eval_env_kwargs", "imports", "seed", "max_timesteps", "wall_budget_s",
+    "learning_starts",
     "batch_size", "buffer_size", "num_envs", "eval_freq", "num_eval", "num_final_eval", "save_freq", "keep_last",
     "keep_replay", "log_freq", "continue_training", "device", "guard", "guard_max_critic_loss",
     "guard_max_actor_loss", "guard_min_episode_length",

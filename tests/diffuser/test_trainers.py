@@ -63,6 +63,35 @@ def test_online_metrics_have_the_guides_names(build: Build) -> None:
     assert "value_loss" not in collect_metrics(take_steps(build(online_training=True, use_value_function=False), 6))
 
 
+class Reporting(gym.Wrapper[Any, Any, Any, Any]):
+    """Reports of each episode how its wave began."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, info | {"distance": self.unwrapped.phase, "phase": 1.0}
+
+
+def test_evaluations_have_the_measures_of_each_episode_in_the_order_of_the_seeds(build: Build) -> None:
+    trainer = Trainer(build().config, torch.device("cpu"), lambda: Reporting(gym.make("Track-v0")))
+    seeds = range(20, 40)  # more than run side by side
+    env = gym.make("Track-v0")
+    phases = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        phases.append(env.unwrapped.phase)
+    assert trainer.evaluate(list(seeds)).measures == {"distance": tuple(phases)}
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_what_evaluations_change_is_checked_and_used(build: Build, online: bool) -> None:
+    short = build(online_training=online, eval_env_kwargs={"max_episode_steps": 7})
+    assert short.evaluate([1, 2]).lengths == (7, 7)
+    assert [episode.length for result in take_steps(short, 30) for episode in result.episodes] == [LENGTH] * 4 * online
+    wrong = build_config(short.config.resolved() | {"eval_env_kwargs": {"lenght": 3}})
+    (fault,) = wrong.find_environment_faults()
+    assert fault.keys[0] == "eval_env_kwargs.lenght"
+
+
 def test_offline_training_never_makes_an_environment(dataset: Path, build: Build) -> None:
     config = build().config
 

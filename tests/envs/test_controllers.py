@@ -29,9 +29,9 @@ def test_the_energy_controller_swings_the_pendulum_up() -> None:
     assert np.mean(returns) > -170
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
-def test_every_action_is_one_of_its_environment_in_normalised_units(name: str) -> None:
-    env_name, controller = CONTROLLERS[name]
+@pytest.mark.parametrize(("name", "env_name"), [(name, env) for name, (envs, _) in CONTROLLERS.items() for env in envs])
+def test_every_action_is_one_of_its_environment_in_normalised_units(name: str, env_name: str) -> None:
+    _, controller = CONTROLLERS[name]
     sizes = describe_spaces(env_name, {})
     space = gym.spaces.Box(-1, 1, (sizes.action_dim,))
     for obs in np.random.default_rng(0).normal(0, 5, (300, sizes.obs_dim)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from envs.make import SpaceSizes, describe_spaces, find_environment_faults, make_env
+from envs.make import SpaceSizes, describe_spaces, find_environment_faults, find_evaluation_faults, make_env
 from experiment.problems import SettingsError
 
 
@@ -68,6 +69,60 @@ def test_an_argument_that_fails_when_made_or_stepped_is_shown(env_kwargs: dict[s
     message = only_message("Pendulum-v1", env_kwargs)
     assert message.startswith("env_kwargs: Pendulum-v1")
     assert str(env_kwargs) in message
+
+
+class WindowEnv(gym.Env[Any, Any]):
+    """Shows `width` numbers of what there is, up to `top`, and takes actions up to `reach`."""
+
+    def __init__(self, width: int = 2, top: float = 1.0, reach: float = 1.0, layout: str = "seen") -> None:
+        if layout not in ("seen", "held_out"):
+            raise ValueError(f"layout: no layouts are called {layout!r}")
+        self.observation_space = gym.spaces.Box(0, top, (width,))
+        self.action_space = gym.spaces.Box(-reach, reach, (1,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.low, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.low, 0.0, True, False, {}
+
+
+@pytest.fixture
+def _window() -> Iterator[None]:
+    gym.register("Window-v0", WindowEnv, max_episode_steps=5)
+    yield
+    del gym.registry["Window-v0"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"layout": "held_out"}, {"max_episode_steps": 9}, {"top": 2.0}])
+@pytest.mark.usefixtures("_window")
+def test_evaluations_may_change_what_leaves_the_spaces_alone(changes: dict[str, Any]) -> None:
+    assert find_evaluation_faults("Window-v0", {"top": 2.0}, changes) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "said"),
+    [
+        ({"width": 3}, "eval_env_kwargs", r"Window-v0 observes Box\(0.0, 1.0, \(3,\).* both must be the same"),
+        ({"top": 2.0}, "eval_env_kwargs", r"with {'top': 2.0} Window-v0 observes Box\(0.0, 2.0"),
+        ({"reach": 2.0}, "eval_env_kwargs", r"Window-v0 takes actions in Box\(-2.0"),
+        ({"layout": "held_put"}, "eval_env_kwargs", "^eval_env_kwargs: Window-v0 can't be made .* 'held_put'"),
+        ({"widht": 2}, "eval_env_kwargs.widht", "^eval_env_kwargs.widht: .* did you mean 'width'"),
+        (
+            {"max_episode_steps": -1},
+            "eval_env_kwargs.max_episode_steps",
+            "^eval_env_kwargs.max_episode_steps: -1 leaves",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("_window")
+def test_evaluations_may_not_change_spaces_or_break_the_environment(
+    changes: dict[str, Any], key: str, said: str
+) -> None:
+    (fault,) = find_evaluation_faults("Window-v0", {"layout": "seen"}, changes)
+    assert fault.keys[0] == key
+    assert re.search(said, fault.message)
 
 
 def test_discrete_actions_are_refused_only_where_continuous_ones_are_needed() -> None:

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from envs.actions import ActionScale
+from envs.controllers import CONTROLLERS
 from envs.episodes import EpisodeError
+from envs.make import Env
+from envs.pilots import PILOTS, Steer
 from envs.recipes import Amount
 from envs.record import Act, Policy, build_random_policy, build_scripted_policy, record_policy
 from experiment.problems import SettingsError
@@ -22,7 +25,7 @@ class CountEnv(gym.Env[Any, Any]):
     def __init__(self, broken_from: int = 100) -> None:
         self.observation_space = gym.spaces.Box(0, 100, (1,), np.float64)
         self.action_space = gym.spaces.Box(np.array([-2.0, 0.5]), np.array([6.0, 0.75]), dtype=np.float64)
-        self.time, self.broken_from = 0, broken_from
+        self.time, self.broken_from, self.begun = 0, broken_from, 0
         self.seeds: list[int | None] = []
 
     def observe(self) -> Any:
@@ -31,6 +34,7 @@ class CountEnv(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.time = 0
+        self.begun += 1
         SEEDS.append(seed)
         return self.observe(), {}
 
@@ -54,8 +58,8 @@ def _count_env() -> Iterator[None]:
 def build_still_policy(**kwargs: Any) -> Policy:
     """Always the middle of the bounds, 0 in normalised units."""
 
-    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
-        return lambda obs: ActionScale(space).to_env(np.zeros(2))
+    def begin(env: Env, generator: np.random.Generator) -> Act:
+        return lambda obs: ActionScale(env.action_space).to_env(np.zeros(2))
 
     return Policy("Count-v0", kwargs, {"kind": "still"}, begin)
 
@@ -116,8 +120,8 @@ def test_policies_meet_the_same_starts_whatever_they_draw() -> None:
 
 
 def test_noise_starts_and_what_a_policy_draws_share_no_stream() -> None:
-    def begin(space: gym.spaces.Box, generator: np.random.Generator) -> Act:
-        return lambda obs: ActionScale(space).to_env(0.1 * generator.standard_normal(2))
+    def begin(env: Env, generator: np.random.Generator) -> Act:
+        return lambda obs: ActionScale(env.action_space).to_env(0.1 * generator.standard_normal(2))
 
     def record(noise: float) -> Any:
         policy = Policy("Count-v0", {}, {}, begin)
@@ -144,6 +148,39 @@ def test_a_controller_stays_with_its_environment() -> None:
         build_scripted_policy("pendulum_energy", "Hopper-v5", {})
     with pytest.raises(SettingsError, match="did you mean 'pendulum_energy'"):
         build_scripted_policy("pendulum_enregy", None, {})
+
+
+def begin_by_the_map(env: Env, generator: np.random.Generator) -> Steer:
+    """Steer by what no observation shows: how many episodes the environment has begun."""
+    begun = env.unwrapped.begun
+    assert env.unwrapped.time == 0, "an episode is under way"
+    return lambda obs: np.array([begun / 10, generator.uniform(-1, 1)])
+
+
+def test_a_pilot_is_begun_after_each_reset_and_may_look_into_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PILOTS, "by_the_map", (("Count-v0",), begin_by_the_map))
+    policy = build_scripted_policy("by_the_map", None, {"broken_from": 50})
+    assert (policy.env_name, policy.env_kwargs) == ("Count-v0", {"broken_from": 50})
+    recorded = record_policy(policy, Amount(episodes=3), 0.0, 0, lambda line: None)
+    low, high = recorded.header.action_low[0], recorded.header.action_high[0]
+    normal = 2 * (recorded.actions[:, 0] - low) / (high - low) - 1
+    # In the environment's units, from [-1, 1].
+    np.testing.assert_allclose(normal[:, 0], np.repeat([0.1, 0.2, 0.3], 5), atol=1e-6)
+    assert len(np.unique(normal[:, 1])) == 15
+    assert recorded.header.policy == {"kind": "scripted", "name": "by_the_map", "noise": 0.0, "seed": 0}
+
+
+def test_a_pilot_of_several_environments_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PILOTS, "by_the_map", (("Count-v0", "Count-v1"), begin_by_the_map))
+    assert build_scripted_policy("by_the_map", "Count-v1", {}).env_name == "Count-v1"
+    with pytest.raises(SettingsError, match="by_the_map controls Count-v0, Count-v1; say which with --env"):
+        build_scripted_policy("by_the_map", None, {})
+    with pytest.raises(SettingsError, match="by_the_map controls Count-v0, Count-v1, and the environment is Hopper-v5"):
+        build_scripted_policy("by_the_map", "Hopper-v5", {})
+
+
+def test_no_pilot_has_the_name_of_a_controller() -> None:
+    assert not CONTROLLERS.keys() & PILOTS.keys()
 
 
 def test_an_environment_that_breaks_is_told_apart_from_its_data() -> None:

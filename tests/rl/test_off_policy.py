@@ -83,6 +83,17 @@ def test_rows_of_environments_alternate_and_each_has_starts_of_its_own(small_tra
     assert sum(not episode.truncated for episode in episodes) == rows[:, 4].sum()
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_evaluations_alone_are_in_the_environment_that_they_change(small_trainer: BuildTrainer, algorithm: str) -> None:
+    kwargs = {"algorithm_name": algorithm, "env_name": "Clock-v0", "env_kwargs": {"terminate": True}}
+    plain, changed = small_trainer(**kwargs), small_trainer(**kwargs, eval_env_kwargs={"max_episode_steps": 4})
+    results = [run_steps(trainer, 60) for trainer in (plain, changed)]
+    assert results[0] == results[1]
+    assert [episode.length for result in results[1] for episode in result.episodes] == [10] * 6
+    assert plain.evaluate([1, 2]).returns == (10.0, 10.0)
+    assert changed.evaluate([1, 2]).returns == (4.0, 4.0)
+
+
 def test_the_first_environment_is_the_one_of_a_run_with_one(small_trainer: BuildTrainer) -> None:
     """The first of several starts where the only one does, so that adding environments changes none of the others."""
     starts = []

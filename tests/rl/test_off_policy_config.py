@@ -91,6 +91,15 @@ def test_environments_that_it_cannot_use_are_faults(algorithm: str, env_name: st
     assert words in fault.message
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_evaluations_change_is_checked_too_through_the_settings_that_a_launch_checks(algorithm: str) -> None:
+    config = make_config(algorithm_name=algorithm, eval_env_kwargs={"gravity": 1.0})
+    (fault,) = build_config(config.shape_settings()).find_environment_faults()
+    assert fault.keys[0] == "eval_env_kwargs.gravity"
+    never = make_config(algorithm_name=algorithm, eval_env_kwargs={"gravity": 1.0}, eval_freq=0, num_final_eval=0)
+    assert never.find_environment_faults() == []
+
+
 def test_a_controller_of_another_environment_is_a_fault() -> None:
     settings = {"base_controller": "pendulum_energy", "delta_scale_max": 0.5}
     assert make_config(**settings).find_environment_faults() == []

@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from training.evaluation import (
     MAX_SEEDS,
+    FinishedEpisode,
     describe_evaluation,
+    evaluate_begun,
     evaluate_policy,
+    gather_evaluation,
     report_seeds,
     selection_seeds,
     summarise_evaluation,
+    write_out_evaluation,
 )
+from training.measures import MeasureError, read_measures
 from training.protocol import Evaluation, EvaluationStopped, References
 from training.resources import hash_state
 from training.seeding import read_global_generators
@@ -31,6 +36,7 @@ class SeededEnv:
         self.taken = 0
         self.closed = False
         self.fails = False
+        self.info: dict[str, Any] = {}
 
     def reset(self, *, seed: int | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
         assert seed is not None
@@ -46,7 +52,10 @@ class SeededEnv:
         self.left -= 1
         self.taken += 1
         over = self.left == 0
-        return np.array([0.0]), np.float32(action[0]), over and action[0] > 1, over, {}
+        info = (
+            self.info if over else {"is_success": False, "distance": -1.0}
+        )  # of a step on the way, which never counts
+        return np.array([0.0]), np.float32(action[0]), over and action[0] > 1, over, info
 
     def close(self) -> None:
         self.closed = True
@@ -63,6 +72,69 @@ def never() -> bool:
 def test_each_seed_gives_one_episode() -> None:
     evaluation = evaluate_policy(SeededEnv, act, [3, 4, 5], never)
     assert evaluation == Evaluation((3, 4, 5), (4.0, 6.0, 8.0), (1, 2, 3))
+
+
+def evaluate_with(info: dict[str, Any]) -> Evaluation:
+    env = SeededEnv()
+    env.info = info
+    return evaluate_policy(lambda: env, act, [3, 4, 5], never)
+
+
+def test_measures_come_from_the_last_step_of_each_episode_under_the_names_of_the_table() -> None:
+    info = {"is_success": np.True_, "collision": False, "distance": np.float32(2.5), "TimeLimit.truncated": True}
+    assert evaluate_with(info).measures == {
+        "is_success": (1.0, 1.0, 1.0),
+        "collision": (0.0, 0.0, 0.0),
+        "distance": (2.5, 2.5, 2.5),
+    }
+    assert evaluate_with({}).measures == {}
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"distance": [1.0]}, r"info\['distance'\] of an episode's last step must be one number, got \[1.0\]"),
+        ({"distance": np.ones(1)}, "must be one number"),
+        ({"distance": "far"}, "must be one number, got 'far'"),
+        ({"is_success": 0.5}, r"info\['is_success'\] of an episode's last step must be true or false, got 0.5"),
+        ({"is_success": float("nan")}, "must be true or false, got nan"),
+    ],
+)
+def test_a_measure_that_is_no_number_is_refused(info: dict[str, Any], said: str) -> None:
+    with pytest.raises(MeasureError, match=said):
+        evaluate_with(info)
+
+
+def test_a_measure_that_some_episodes_lack_is_refused_and_not_averaged_over_the_others() -> None:
+    infos = [{"distance": 1.0}, {"distance": 1.0, "collision": True}, {"distance": 1.0}]
+    episodes = [FinishedEpisode(1.0, 1, read_measures(info)) for info in infos]
+    with pytest.raises(MeasureError, match=r"info\['collision'\] is missing in the last step of 2 of 3 .* seed 7;"):
+        gather_evaluation([7, 8, 9], episodes)
+
+
+def test_means_of_measures_have_names_of_their_own() -> None:
+    measures = {"is_success": (1.0, 0.0, 0.0, 0.0), "tracking_error": (1.0, 2.0, 3.0, float("inf"))}
+    evaluation = Evaluation((1, 2, 3, 4), (0.0,) * 4, (9,) * 4, measures)
+    numbers = summarise_evaluation(evaluation)
+    assert numbers["eval/success_rate"] == 0.25
+    assert numbers["eval/tracking_error"] == float("inf")
+    assert len(numbers) == 5
+    assert describe_evaluation(evaluation, 100)[2:] == ["Success rate: 25.00%"]
+    written = write_out_evaluation(evaluation, None)
+    assert (written["success_rate"], written["tracking_error"]) == (0.25, "inf")
+    assert written["measures"] == {"is_success": [1.0, 0.0, 0.0, 0.0], "tracking_error": [1.0, 2.0, 3.0, "inf"]}
+
+
+def test_a_policy_begins_anew_after_each_reset() -> None:
+    begun: list[int] = []
+
+    def begin(env: SeededEnv) -> Any:
+        begun.append(env.left)
+        return lambda obs: np.array([float(len(begun))])
+
+    evaluation = evaluate_begun(SeededEnv, begin, [3, 4, 5], never)
+    assert begun == [1, 2, 3]
+    assert evaluation == Evaluation((3, 4, 5), (1.0, 4.0, 9.0), (1, 2, 3))
 
 
 def test_the_global_generators_are_as_before() -> None:

@@ -272,6 +272,42 @@ def test_nothing_is_said_of_scores_without_references(run: Run) -> None:
     assert set(final) == {"mean", "std", "returns", "lengths", "seeds"}
 
 
+class MeasuringTrainer(CountingTrainer):
+    """In an environment that reports of each episode whether it succeeded, and a distance."""
+
+    def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool]) -> Evaluation:
+        measures = {"is_success": tuple(float(seed % 2) for seed in seeds), "distance": (float(self.steps),) * 2}
+        return replace(super().evaluate(seeds, should_stop), measures=measures)
+
+
+def test_measures_are_written_beside_returns(run: Run) -> None:
+    life = Life(run, make_config(), MeasuringTrainer())
+    life.fit()
+    rows = {row["step"]: row for row in read_rows(run) if "eval/mean_reward" in row}
+    assert [row["eval/distance"] for row in rows.values()] == [4.0, 8.0, 12.0, 16.0, 20.0, 24.0]
+    assert {row["eval/success_rate"] for row in rows.values()} == {0.5}
+    assert life.said.count("Success rate: 50.00%") == 6
+    summary = json.loads(run.summary_path.read_bytes())
+    final, best = summary["final_eval"], summary["best_eval"]
+    assert (final["success_rate"], final["distance"]) == (0.5, 25.0)
+    assert final["measures"] == {"is_success": [0.0, 1.0], "distance": [25.0, 25.0]}
+    assert best == {
+        "step": best["step"],
+        "mean": rows[best["step"]]["eval/mean_reward"],
+        "success_rate": 0.5,
+        "distance": best["step"],
+    }
+
+
+def test_measures_outlive_a_stop(tmp_path: Path) -> None:
+    straight, run = make_run(tmp_path, "straight"), make_run(tmp_path, "stopped")
+    Life(straight, make_config(), MeasuringTrainer()).fit()
+    first = Life(run, make_config(), MeasuringTrainer())
+    assert first.fit(lambda: first.trainer.steps >= 24) is Outcome.STOPPED
+    assert Life(run, make_config(), MeasuringTrainer(), number=2).fit() is Outcome.FINISHED
+    assert read_result(run) | {"checkpoints": 0} == read_result(straight) | {"checkpoints": 0}
+
+
 def test_updates_and_environment_steps_have_a_throughput_each(run: Run) -> None:
     Life(run, make_config(), CountingTrainer(env_steps=4)).fit()
     summary = json.loads(run.summary_path.read_bytes())

@@ -276,6 +276,18 @@ def test_an_environment_that_it_cannot_use_is_refused(store: Store, draw_episode
     assert_refused({"dataset": dataset, "env_name": "Pendulum-v0"}, "env_name", "Pendulum-v1")
 
 
+def test_what_evaluations_change_is_checked_and_used(
+    small_offline: BuildOffline, store: Store, draw_episodes: DrawEpisodes
+) -> None:
+    dataset = store(draw_episodes([5]))
+    settings = {"algorithm_name": "bc", "env_name": "Pendulum-v1", "dataset": dataset}
+    (fault,) = build_config(settings | {"eval_env_kwargs": {"gravity": 5.0}}).find_environment_faults()
+    assert fault.keys[0] == "eval_env_kwargs.gravity"
+    short = small_offline(eval_env_kwargs={"max_episode_steps": 7})
+    assert small_offline().evaluate([1]).lengths == (200,)
+    assert short.evaluate([1]).lengths == (7,)
+
+
 def test_returns_without_a_difference_cannot_be_normalised_by(store: Store, draw_episodes: DrawEpisodes) -> None:
     dataset = store(draw_episodes([5]))
     assert_refused({"algorithm_name": "iql", "dataset": dataset}, "dataset", "normalize_reward: false")
@@ -347,4 +359,10 @@ def test_references_are_those_of_the_data_set_in_the_same_environment(
     scored = gather_episodes(scored.header, [scored.episode(number) for number in range(len(scored))])
     assert small_offline(scored).references == References(random=-1200.0, expert=-130.0)
     assert small_offline(scored, env_kwargs={"g": 5.0}).references is None
+    assert small_offline(scored, eval_env_kwargs={"g": 5.0}).references is None
+    elsewhere = gather_episodes(
+        replace(scored.header, env_kwargs={"g": 5.0}), [scored.episode(number) for number in range(len(scored))]
+    )
+    assert small_offline(elsewhere).references is None
+    assert small_offline(elsewhere, eval_env_kwargs={"g": 5.0}).references == References(random=-1200.0, expert=-130.0)
     assert small_offline(episodes).references is None

@@ -1,0 +1,69 @@
+"""The environments of our own, under their ids in gymnasium's registry.
+
+Registering says where an environment is, as text: nothing is imported before one is made, so a name can be looked up
+or suggested without MuJoCo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One id.
+
+    Attributes:
+        entry_point: `module:Class`.
+        max_episode_steps: the time limit, after which an episode is truncated.
+        kwargs: arguments that belong to the id.
+        vector_entry_point: `module:Class` of many in one process; None where gymnasium's own way has to do.
+    """
+
+    env_name: str
+    entry_point: str
+    max_episode_steps: int
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    vector_entry_point: str | None = None
+
+
+OWN = (
+    Registration(
+        "DepthNav-v0",
+        "envs.drone.depth_nav:DepthNavEnv",
+        max_episode_steps=300,
+        vector_entry_point="envs.drone.depth_nav_vector:DepthNavVectorEnv",
+    ),
+    Registration(
+        "DepthNavState-v0",
+        "envs.drone.depth_nav:DepthNavStateEnv",
+        max_episode_steps=300,
+        vector_entry_point="envs.drone.depth_nav_vector:DepthNavStateVectorEnv",
+    ),
+    Registration(
+        "AirSimEnv-v42",
+        "envs.drone.depth_nav:DepthNavEnv",
+        max_episode_steps=300,
+        vector_entry_point="envs.drone.depth_nav_vector:DepthNavVectorEnv",
+    ),
+)
+
+
+def register_environments() -> None:
+    """Put the environments of this project into gymnasium's registry; what is there already stays as it is.
+
+    `train.py`, `play.py` and `envs.make` do this themselves. A script that calls `gymnasium.make` does it first.
+    """
+    for row in OWN:
+        if row.env_name not in gym.registry:
+            gym.register(
+                row.env_name,
+                row.entry_point,
+                max_episode_steps=row.max_episode_steps,
+                kwargs=dict(row.kwargs),
+                vector_entry_point=row.vector_entry_point,
+            )
