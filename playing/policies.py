@@ -129,7 +129,7 @@ def open_untrained(text: str, env_name: str | None, env_kwargs: Mapping[str, Any
     Raises:
         SettingsError: the modules aren't there, there is no such policy, or it doesn't go with the environment.
     """
-    from envs.make import find_environment_faults
+    from envs.make import find_environment_faults, take_anything
     from envs.record import build_untrained_policy
 
     import_trainers(imports)
@@ -137,7 +137,7 @@ def open_untrained(text: str, env_name: str | None, env_kwargs: Mapping[str, Any
     if policy is None:
         known = suggest(text, ["random", "scripted:pendulum_energy"])
         raise SettingsError([Fault(("policy",), f"--policy {text!r} is neither 'random' nor 'scripted:<name>'{known}")])
-    if faults := find_environment_faults(policy.env_name, policy.env_kwargs, continuous_actions=True):
+    if faults := find_environment_faults(policy.env_name, policy.env_kwargs, True, take_anything):
         raise SettingsError(faults)
     return policy
 

@@ -306,9 +306,7 @@ class OffPolicyTrainer:
             self._reward_normalizer.add(np.array(rewards))
         return episodes, faults
 
-    def _hold_against_prediction(
-        self, slot: Slot, episode: Episode, last_obs: NDArray[np.float32]
-    ) -> Episode:
+    def _hold_against_prediction(self, slot: Slot, episode: Episode, last_obs: NDArray[np.float32]) -> Episode:
         """Add what the critic says of an episode's first step, and the discounted return that came, once it learns."""
         if self._updates == 0 or slot.first_step is None:
             return episode
