@@ -1,1 +1,1 @@
-"""VMamba-TD3: twin delayed DDPG on sequences of depth images and states, encoded by a visual state space model."""
+"""VMamba-TD3: a policy that flies by a few depth images in a row."""
