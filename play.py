@@ -17,13 +17,12 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from envs.episodes import EpisodeError
-from experiment.problems import SettingsError, SpecError
 from playing.data_sets import list_sets, make, show_info
-from playing.endings import DEVICE, ERROR, INTERRUPTED, USAGE, DeviceMissingError, RunError
+from playing.endings import ERROR, INTERRUPTED, find_code
 from playing.evaluating import evaluate
 from playing.recording import DEFAULT_EPISODES, record
 from playing.samples import show_samples
+from playing.share import share
 
 
 def build_parser() -> ArgumentParser:
@@ -55,11 +54,31 @@ def build_parser() -> ArgumentParser:
     )
     recorder.set_defaults(run_command=record)
 
-    told = "evaluate the policy of a run on the report seeds"
+    told = "evaluate a policy on the report seeds"
     evaluator = commands.add_parser("evaluate", help=told, description=told, parents=[trained], allow_abbrev=False)
-    evaluator.add_argument("run", type=Path, help="the folder of a run")
+    evaluator.add_argument("run", type=Path, nargs="?", help="the folder of a run, unless --policy is given")
+    evaluator.add_argument("--policy", help="random or scripted:<name>, in the place of a run")
+    evaluator.add_argument("--env", help="where --policy acts, unless it brings its environment")
+    evaluator.add_argument(
+        "--env-kwargs",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of the environment; for a run, what is changed about those that it is evaluated with",
+    )
     evaluator.add_argument("--episodes", type=int, default=50, help="how many (default: 50)")
+    evaluator.add_argument("--workers", type=int, default=1, help="processes that share them (default: 1)")
+    evaluator.add_argument("--json", type=Path, help="write each episode's numbers, with who acted and where")
+    evaluator.add_argument(
+        "--imports",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules that register environments; a run has its own",
+    )
     evaluator.set_defaults(run_command=evaluate)
+    # Not listed: `evaluate` starts it.
+    commands.add_parser("share", allow_abbrev=False).set_defaults(run_command=share)
 
     told = "hold what a diffusion policy draws against the data it learned from"
     sampler = commands.add_parser("samples", help=told, description=told, parents=[trained], allow_abbrev=False)
@@ -91,23 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         code: int = args.run_command(args, parser)
-    except (SpecError, SettingsError) as error:
-        print(error, file=sys.stderr)
-        return USAGE
-    except EpisodeError as error:
-        print(error, file=sys.stderr)
-        return USAGE if args.command == "info" else ERROR
-    except DeviceMissingError as error:
-        print(error, file=sys.stderr)
-        return DEVICE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except OSError as error:
         print(f"{error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
         return ERROR
-    except RunError as error:
+    except Exception as error:
+        told = find_code(error, args.command)
+        if told is None:
+            raise
         print(error, file=sys.stderr)
-        return USAGE if args.command == "samples" else ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return told
     return code
 
 

@@ -1,13 +1,16 @@
 """What runs say together: the interquartile mean, and an interval that resamples them within their strata.
 
 Both follow Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
-(arXiv:2108.13264), in the conventions of its library rliable, so that numbers compare with the literature.
+(arXiv:2108.13264), in the conventions of its library rliable, so that numbers compare with the literature. A rate over
+episodes has Wilson's interval.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,6 +60,34 @@ def interquartile_mean(values: ArrayLike) -> Values:
     ordered = np.sort(array, axis=-1)  # NaN sorts to the end, where the cut could hide it
     middle: Values = ordered[..., cut : count - cut].mean(axis=-1)
     return np.where(np.isnan(array).any(axis=-1), np.nan, middle)
+
+
+def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> Interval:
+    """Give the score interval of a rate that was seen as so many successes among so many independent trials.
+
+    It holds its confidence on average also for few trials and for rates near 0 or 1, and never leaves [0, 1].
+
+    Args:
+        successes: from 0 to `count`.
+        count: at least 1.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; without a correction
+    for continuity.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence must be between 0 and 1, got {confidence}")
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"a rate needs at least one trial, and no more successes than trials, got {successes}/{count}")
+    quantile = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate, shrink = successes / count, 1 + quantile**2 / count
+    centre = (rate + quantile**2 / (2 * count)) / shrink
+    half = quantile / shrink * math.sqrt(rate * (1 - rate) / count + quantile**2 / (4 * count**2))
+    # At its ends the interval ends exactly; rounding may miss them.
+    return Interval(0.0 if successes == 0 else centre - half, 1.0 if successes == count else centre + half)
 
 
 def stratified_bootstrap_interval(

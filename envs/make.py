@@ -18,6 +18,8 @@ from envs.registration import register_environments
 from experiment.problems import Fault, SettingsError, suggest
 
 Env: TypeAlias = gym.Env[Any, Any]
+JudgeObservations: TypeAlias = Callable[[gym.Space[Any]], str | None]
+"""Says what is wrong with an environment's observations, for a trainer; None where nothing is."""
 
 _VERSION = re.compile(r"(?P<name>.+)-v(?P<version>\d+)")
 _MAKE_KEYS = {"max_episode_steps", "render_mode"}
@@ -57,7 +59,7 @@ def describe_spaces(env_name: str, env_kwargs: Mapping[str, Any]) -> SpaceSizes:
     """
     env = make_env_or_fail(env_name, env_kwargs)
     try:
-        if faults := list(_find_space_faults(env_name, env, continuous_actions=True)):
+        if faults := list(_find_space_faults(env_name, env, True, need_vector)):
             raise SettingsError(faults)
         observations, actions = env.observation_space, env.action_space
         assert isinstance(observations, gym.spaces.Box)
@@ -85,20 +87,34 @@ def make_env_or_fail(env_name: str, env_kwargs: Mapping[str, Any]) -> Env:
         raise SettingsError(_explain_refusal(env_name, env_kwargs, error)) from error
 
 
-def find_environment_faults(env_name: str, env_kwargs: Mapping[str, Any], continuous_actions: bool) -> list[Fault]:
+def need_vector(space: gym.Space[Any]) -> str | None:
+    """Say what is wrong with observations where a flat vector is needed."""
+    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    return None if flat else "this trainer needs a flat vector (a 1-D Box)"
+
+
+def take_anything(space: gym.Space[Any]) -> str | None:
+    """Find nothing wrong with any observations."""
+    return None
+
+
+def find_environment_faults(
+    env_name: str, env_kwargs: Mapping[str, Any], continuous_actions: bool, judge: JudgeObservations = need_vector
+) -> list[Fault]:
     """Name what keeps a run from working in this environment; it is made, reset and stepped once to find out.
 
     Args:
         env_name: as for `make_env`; a module prefix (`module:Env-v0`) or a missing version is a fault.
         env_kwargs: as for `make_env`.
         continuous_actions: whether the trainer needs a bounded box of actions.
+        judge: says what is wrong with the observations.
     """
     try:
         env = make_env_or_fail(env_name, env_kwargs)
     except SettingsError as error:
         return list(error.faults)
     try:
-        faults = list(_find_space_faults(env_name, env, continuous_actions))
+        faults = list(_find_space_faults(env_name, env, continuous_actions, judge))
         faults += _find_limit_faults(env_name, env_kwargs, env)
         return faults or _find_step_faults(env_name, env_kwargs, env)
     finally:
@@ -106,7 +122,11 @@ def find_environment_faults(env_name: str, env_kwargs: Mapping[str, Any], contin
 
 
 def find_evaluation_faults(
-    env_name: str, env_kwargs: Mapping[str, Any], changes: Mapping[str, Any], key: str = "eval_env_kwargs"
+    env_name: str,
+    env_kwargs: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    key: str = "eval_env_kwargs",
+    judge: JudgeObservations = need_vector,
 ) -> list[Fault]:
     """Name what keeps a policy from being evaluated with other arguments of the environment that it acts in.
 
@@ -115,11 +135,12 @@ def find_evaluation_faults(
         env_kwargs: with which nothing is at fault.
         changes: what evaluations put in their place. The spaces must stay as they are.
         key: what the changes are called in messages.
+        judge: as for `find_environment_faults`.
     """
     if not changes:
         return []
     changed = dict(env_kwargs) | dict(changes)
-    if faults := find_environment_faults(env_name, changed, continuous_actions=True):
+    if faults := find_environment_faults(env_name, changed, continuous_actions=True, judge=judge):
         return [_blame_changes(fault, key) for fault in faults]
     spaces = []
     for kwargs in (env_kwargs, changed):
@@ -221,12 +242,10 @@ def _list_arguments(env_name: str) -> set[str] | None:
     return None if takes_any and not names else names
 
 
-def _find_space_faults(env_name: str, env: Env, continuous_actions: bool) -> Iterator[Fault]:
+def _find_space_faults(env_name: str, env: Env, continuous_actions: bool, judge: JudgeObservations) -> Iterator[Fault]:
     observations, actions = env.observation_space, env.action_space
-    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
-        yield Fault(
-            ("env_name",), f"env_name: {env_name} observes {observations}; this trainer needs a flat vector (a 1-D Box)"
-        )
+    if complaint := judge(observations):
+        yield Fault(("env_name",), f"env_name: {env_name} observes {observations}; {complaint}")
     if not continuous_actions:
         return
     if isinstance(actions, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):

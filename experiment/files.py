@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -40,6 +41,11 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object atomically."""
     write_atomically(path, [json.dumps(value, allow_nan=False).encode() + b"\n"])
+
+
+def to_json_number(value: float) -> float | str:
+    """Give a number as JSON can hold it: what isn't finite becomes `"nan"`, `"inf"` or `"-inf"`."""
+    return value if math.isfinite(value) else str(float(value))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -2,30 +2,121 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
-from contextlib import ExitStack
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from experiment.files import now_text, write_atomically
+from experiment.provenance import hash_code
 from playing.endings import OK
-from playing.policies import restore_run
+from playing.sharing import Actor, Request, share_evaluation
+
+if TYPE_CHECKING:
+    from analysis.statistics import Interval
+    from training.protocol import Evaluation
 
 
 def evaluate(args: Namespace, parser: ArgumentParser) -> int:
-    """Evaluate a run's policy on the report seeds, as its own final evaluation does."""
-    if args.episodes < 1:
-        parser.error("--episodes: give 1 or more")
-    with ExitStack() as stack:
-        restored = restore_run(args.run, args.checkpoint, args.device, stack)
-        from training.evaluation import report_seeds, summarise_evaluation
-        from training.seeding import seed_everything
+    """Evaluate a policy on the report seeds: a run's as its own final evaluation does, or an untrained one's."""
+    check_usage(args, parser)
+    from envs.record import read_env_kwargs
 
-        seed_everything(restored.config.seed)
-        evaluation = restored.trainer.evaluate(report_seeds(args.episodes), lambda: False)
-        numbers = summarise_evaluation(evaluation, restored.trainer.references)
-        print(f"{restored.run.folder.name}, {restored.checkpoint.path.stem}, {restored.config.env_name}")
-        print(
-            f"{args.episodes} episodes on the report seeds: mean return {numbers['eval/mean_reward']:.1f} +/- "
-            f"{numbers['eval/std_reward']:.1f}, mean length {numbers['eval/mean_ep_length']:.1f}"
-        )
-        if "eval/normalized_score" in numbers:
-            print(f"normalised score {numbers['eval/normalized_score']:.1f}")
+    request = Request(
+        run=None if args.run is None else str(args.run),
+        checkpoint=args.checkpoint,
+        device=args.device,
+        policy=args.policy,
+        env=args.env,
+        env_kwargs=read_env_kwargs(args.env_kwargs),
+        imports=args.imports,
+    )
+    from training.evaluation import MAX_SEEDS, report_seeds
+
+    if args.episodes > MAX_SEEDS:
+        parser.error(f"--episodes: there are {MAX_SEEDS:,} report seeds")
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+    actor, evaluation = share_evaluation(request, report_seeds(args.episodes), args.workers)
+    written = write_out(actor, evaluation)
+    print("\n".join(describe(actor, written["summary"])))
+    if args.json is not None:
+        write_atomically(args.json, [json.dumps(written, indent=1, allow_nan=False).encode() + b"\n"])
     return OK
+
+
+def check_usage(args: Namespace, parser: ArgumentParser) -> None:
+    """End the command where its flags contradict each other."""
+    for name in ("episodes", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: give 1 or more")
+    if (args.run is None) == (args.policy is None):
+        parser.error("give either the folder of a run or --policy random or scripted:<name>")
+    for name in ("env", "imports"):
+        if args.run is not None and getattr(args, name):
+            parser.error(f"--{name}: a run brings its own; --env-kwargs changes arguments of its environment")
+
+
+def write_out(actor: Actor, evaluation: Evaluation) -> dict[str, Any]:
+    """Give an evaluation with who acted and where, as JSON: its means, and a row for each episode."""
+    from training.evaluation import write_out_evaluation
+    from training.protocol import References
+
+    references = None if actor.references is None else References(**actor.references)
+    summary = write_out_evaluation(evaluation, references)
+    measures = summary.pop("measures", {})
+    columns = {"seed": summary.pop("seeds"), "return": summary.pop("returns"), "length": summary.pop("lengths")}
+    columns |= measures
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    summary = {"episodes": len(rows), "mean_length": sum(evaluation.lengths) / len(rows)} | summary
+    if "success_rate" in summary:
+        interval = find_success_interval(evaluation)
+        summary["success_interval"] = [interval.low, interval.high]
+    return {
+        "policy": dict(actor.facts),
+        "name": actor.name,
+        "env_name": actor.env_name,
+        "env_kwargs": dict(actor.env_kwargs),
+        "seeds": "report",
+        "code_version": hash_code([Path(__file__).resolve().parents[1]]),
+        "made": now_text(),
+        "summary": summary,
+        "episodes": rows,
+    }
+
+
+def find_success_interval(evaluation: Evaluation) -> Interval:
+    """Give the 95 % interval of the success rate."""
+    from analysis.statistics import wilson_interval
+    from training.measures import IS_SUCCESS
+
+    successes = evaluation.measures[IS_SUCCESS]
+    return wilson_interval(int(sum(successes)), len(successes))
+
+
+def describe(actor: Actor, summary: Mapping[str, Any]) -> list[str]:
+    """Give the lines that are printed of an evaluation."""
+    where = f"{actor.env_name} {json.dumps(dict(actor.env_kwargs))}" if actor.env_kwargs else actor.env_name
+    lines = [
+        f"{actor.name}, {where}",
+        f"{summary['episodes']} episodes on the report seeds: mean return {float(summary['mean']):.1f} +/- "
+        f"{float(summary['std']):.1f}, mean length {summary['mean_length']:.1f}",
+    ]
+    if "success_rate" in summary:
+        low, high = summary["success_interval"]
+        rate = f"success rate {100 * summary['success_rate']:.1f} %"
+        lines.append(f"{rate}, {100 * low:.1f} to {100 * high:.1f} % (Wilson's 95 % interval)")
+    others = [f"{name} {float(summary[name]):.4g}" for name in list_means() if name in summary]
+    if others:
+        lines.append(f"means: {', '.join(others)}")
+    if "normalized_score" in summary:
+        lines.append(f"normalised score {float(summary['normalized_score']):.1f}")
+    return lines
+
+
+def list_means() -> list[str]:
+    """Give the names of measures' means but for the success rate."""
+    from training.measures import IS_SUCCESS, MEASURES
+
+    return [mean for name, mean in MEASURES.items() if name != IS_SUCCESS]

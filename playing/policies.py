@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from playing.endings import DeviceMissingError, RunError
@@ -31,12 +32,21 @@ class Restored:
     checkpoint: Checkpoint
 
 
-def restore_run(folder: Path, which: str, device_name: str, stack: ExitStack) -> Restored:
+def restore_run(
+    folder: Path, which: str, device_name: str, stack: ExitStack, changes: Mapping[str, Any] | None = None
+) -> Restored:
     """Build the trainer of a run folder and give it a checkpoint's state; the stack closes it.
+
+    Args:
+        folder: of the run.
+        which: as for `training.restore.read_checkpoint`.
+        device_name: where it computes.
+        stack: closes the trainer.
+        changes: of the arguments that the environment has in evaluations, over the run's own.
 
     Raises:
         SpecError: it isn't a run folder, or its settings are no good any more.
-        SettingsError: its modules or its environment aren't there.
+        SettingsError: its modules or its environment aren't there, or can't be changed so.
         DeviceMissingError: the device isn't there.
         RunError: there is no such checkpoint, or it can't be used.
     """
@@ -47,6 +57,8 @@ def restore_run(folder: Path, which: str, device_name: str, stack: ExitStack) ->
     import_trainers(config.imports)
     if faults := config.find_environment_faults():
         raise SettingsError(faults)
+    if changes:
+        config = change_evaluations(config, changes)
     device = choose_device(device_name, "auto")
     if device is None:
         raise DeviceMissingError(f"--device {device_name}: torch sees no such device")
@@ -62,21 +74,26 @@ def restore_run(folder: Path, which: str, device_name: str, stack: ExitStack) ->
     return Restored(run, config, trainer, checkpoint)
 
 
-def build_trained_policy(restored: Restored) -> Policy:
-    """Give the policy of a restored run, without noise.
+def change_evaluations(config: TrainerConfig, changes: Mapping[str, Any]) -> TrainerConfig:
+    """Give a config that is evaluated in an environment with other arguments.
 
     Raises:
-        SettingsError: its trainer has none that can act on its own.
+        SettingsError: the environment can't be made so, or would have other spaces.
     """
-    from envs.record import Policy
-    from training.protocol import ActsInEnvironment
+    from envs.make import find_evaluation_faults
+
+    changed = {**config.eval_env_kwargs, **changes}
+    if faults := find_evaluation_faults(config.env_name, config.env_kwargs, changed, "--env-kwargs"):
+        raise SettingsError(faults)
+    return config.model_copy(update={"eval_env_kwargs": changed})
+
+
+def describe_policy(restored: Restored) -> dict[str, Any]:
+    """Say which policy a restored run's is, as plain JSON."""
     from training.resources import hash_state
 
     run, config, trainer, checkpoint = restored.run, restored.config, restored.trainer, restored.checkpoint
-    if not isinstance(trainer, ActsInEnvironment):
-        message = f"the trainer {config.algorithm_name!r} has no policy that acts on its own (no begin_acting)"
-        raise SettingsError([Fault(("policy",), message)])
-    facts = {
+    return {
         "kind": "trained",
         "run": run.id,
         "folder": run.folder.name,
@@ -87,7 +104,42 @@ def build_trained_policy(restored: Restored) -> Policy:
         # Of the networks alone: a checkpoint also holds how long training took.
         "weights_sha256": hash_state({name: dict(net.state_dict()) for name, net in trainer.components().items()}),
     }
+
+
+def build_trained_policy(restored: Restored) -> Policy:
+    """Give the policy of a restored run, without noise.
+
+    Raises:
+        SettingsError: its trainer has none that can act on its own.
+    """
+    from envs.record import Policy
+    from training.protocol import ActsInEnvironment
+
+    config, trainer = restored.config, restored.trainer
+    if not isinstance(trainer, ActsInEnvironment):
+        message = f"the trainer {config.algorithm_name!r} has no policy that acts on its own (no begin_acting)"
+        raise SettingsError([Fault(("policy",), message)])
+    facts = describe_policy(restored)
     return Policy(config.env_name, config.env_kwargs, facts, lambda env, generator: trainer.begin_acting())
+
+
+def open_untrained(text: str, env_name: str | None, env_kwargs: Mapping[str, Any], imports: Sequence[str]) -> Policy:
+    """Give the policy `random` or `scripted:<name>`, in an environment that it can act in.
+
+    Raises:
+        SettingsError: the modules aren't there, there is no such policy, or it doesn't go with the environment.
+    """
+    from envs.make import find_environment_faults, take_anything
+    from envs.record import build_untrained_policy
+
+    import_trainers(imports)
+    policy = build_untrained_policy(text, env_name, env_kwargs)
+    if policy is None:
+        known = suggest(text, ["random", "scripted:pendulum_energy"])
+        raise SettingsError([Fault(("policy",), f"--policy {text!r} is neither 'random' nor 'scripted:<name>'{known}")])
+    if faults := find_environment_faults(policy.env_name, policy.env_kwargs, True, take_anything):
+        raise SettingsError(faults)
+    return policy
 
 
 def open_policy(args: Namespace, stack: ExitStack) -> Policy:

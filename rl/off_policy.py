@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -91,6 +91,9 @@ class Agent(Protocol):
         ...
 
 
+Slot: TypeAlias = EnvironmentSlot[NDArray[np.float32]]
+
+
 def find_sizes(config: OffPolicyConfig) -> SpaceSizes:
     """Give the sizes that an agent gets: its observations end in the base action of residual control, if there is one.
 
@@ -103,7 +106,7 @@ def find_sizes(config: OffPolicyConfig) -> SpaceSizes:
 
 
 def _is_fault(
-    slot: EnvironmentSlot,
+    slot: Slot,
     obs: NDArray[np.float32],
     action: NDArray[np.float32],
     next_obs: NDArray[np.float32],
@@ -115,7 +118,7 @@ def _is_fault(
     return bool(np.isfinite(action).all()) and not (math.isfinite(reward) and bool(np.isfinite(next_obs).all()))
 
 
-def _describe_fault(number: int, slot: EnvironmentSlot, reward: float) -> str:
+def _describe_fault(number: int, slot: Slot, reward: float) -> str:
     """Say which number of which environment wasn't finite, and when."""
     what = "an observation" if math.isfinite(reward) else f"reward {reward}"
     return f"{what} of environment {number} in its episode {slot.episodes_begun}, step {slot.episode_length}"
@@ -303,9 +306,7 @@ class OffPolicyTrainer:
             self._reward_normalizer.add(np.array(rewards))
         return episodes, faults
 
-    def _hold_against_prediction(
-        self, slot: EnvironmentSlot, episode: Episode, last_obs: NDArray[np.float32]
-    ) -> Episode:
+    def _hold_against_prediction(self, slot: Slot, episode: Episode, last_obs: NDArray[np.float32]) -> Episode:
         """Add what the critic says of an episode's first step, and the discounted return that came, once it learns."""
         if self._updates == 0 or slot.first_step is None:
             return episode

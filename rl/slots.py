@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,16 @@ from envs.snapshot import Snapshot, restore_snapshot
 from training.protocol import Episode
 from training.seeding import derive_reset_seed
 
-Perceive = Callable[[NDArray[Any]], NDArray[np.float32]]
-"""From an environment's observation to the agent's, in memory of its own."""
+Obs = TypeVar("Obs", NDArray[np.float32], dict[str, NDArray[np.float32]])
+"""What an agent sees: a vector, or several arrays by name."""
 
 
-class EnvironmentSlot:
+class EnvironmentSlot(Generic[Obs]):
     """One environment and its episode.
 
     Args:
         make_env: gives a fresh environment.
-        perceive: makes the agent's observations.
+        perceive: from an environment's observation to the agent's, in memory of its own.
         seed: the run's.
         number: which of the run's environments this is; each has seeds of its own.
         discount: factor per step of the discounted return.
@@ -39,27 +39,27 @@ class EnvironmentSlot:
     TRANSIENT: ClassVar = ("env", "_make_env", "_perceive", "_seed", "_stream", "_discount")
 
     def __init__(
-        self, make_env: Callable[[], Env], perceive: Perceive, seed: int, number: int, discount: float
+        self, make_env: Callable[[], Env], perceive: Callable[[Any], Obs], seed: int, number: int, discount: float
     ) -> None:
         self.env = make_env()
         self._make_env = make_env
-        self._perceive = perceive
+        self._perceive: Callable[[Any], Obs] = perceive
         self._seed = seed
         self._stream = f"env{number}" if number else "env"
         self._discount = discount
         self.reset_seed: int | None = derive_reset_seed(seed, self._stream)
-        self.obs: NDArray[np.float32] | None = None
+        self.obs: Obs | None = None
         self.episodes_begun = 0
         self._forget_episode()
 
     def _forget_episode(self) -> None:
         self.episode_return = 0.0
         self.episode_length = 0
-        self.first_step: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self.first_step: tuple[Obs, NDArray[np.float32]] | None = None
         self.discounted_return = 0.0
         self.discount_so_far = 1.0
 
-    def begin_episode(self) -> NDArray[np.float32]:
+    def begin_episode(self) -> Obs:
         """Reset the environment and give the first observation."""
         raw_obs, _ = self.env.reset(seed=self.reset_seed)
         self.reset_seed = None  # from here on the environment draws its own starts
@@ -69,8 +69,8 @@ class EnvironmentSlot:
         return self.obs
 
     def step(
-        self, action: NDArray[Any], obs: NDArray[np.float32], executed: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, Episode | None]:
+        self, action: NDArray[Any], obs: Obs, executed: NDArray[np.float32]
+    ) -> tuple[Obs, float, bool, Episode | None]:
         """Act once; give the next observation, the reward, whether the task ended, and the episode if it has.
 
         Args:
@@ -126,9 +126,16 @@ class EnvironmentSlot:
             return
         restore_snapshot(self.env, snapshot)
         self.reset_seed = state["reset_seed"]
-        self.obs = None if state["obs"] is None else np.array(state["obs"], dtype=np.float32)
+        self.obs = None if state["obs"] is None else copy_obs(state["obs"])
         self.episode_return = state["episode_return"]
         self.episode_length = state["episode_length"]
         self.first_step = state["first_step"]
         self.discounted_return = state["discounted_return"]
         self.discount_so_far = state["discount_so_far"]
+
+
+def copy_obs(obs: Any) -> Any:
+    """Give what an agent sees in memory of its own, as float32."""
+    if isinstance(obs, dict):
+        return {name: np.array(part, dtype=np.float32) for name, part in obs.items()}
+    return np.array(obs, dtype=np.float32)

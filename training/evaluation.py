@@ -1,4 +1,4 @@
-"""Episodes of a fixed policy on fixed seeds, which training can't notice."""
+"""Episodes of a fixed policy on fixed seeds, which training can't notice. Loads torch where episodes are run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, Protocol, SupportsFloat, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from experiment.files import to_json_number
 from training.measures import IS_SUCCESS, average_measures, gather_measures, read_measures
-from training.metrics import to_json_number
 from training.protocol import Evaluation, EvaluationStopped, References
-from training.seeding import undisturbed_generators
 
 MAX_SEEDS = 1_000_000
 _FIRST_SELECTION_SEED = 1_000_000
@@ -104,6 +103,8 @@ def evaluate_begun(
         EvaluationStopped: `should_stop` said so.
         MeasureError: the environment reports a measure in some episodes only, or one that isn't a number.
     """
+    from training.seeding import undisturbed_generators
+
     with undisturbed_generators():
         env = make_env()
         try:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from experiment.files import append_event
-from training.metrics import Averages, to_json_number
+from experiment.files import append_event, to_json_number
+from training.metrics import Averages
 from training.protocol import StepResult, Treatment
 from training.signals import WINDOW_UPDATES, HealthSignals
 

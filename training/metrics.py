@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from experiment.files import to_json_number
 from training.protocol import Episode
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ Row = dict[str, float | str]
 
 class MetricsError(ValueError):
     """A `metrics.jsonl` that doesn't fit the checkpoint. The message names the file and what to do."""
-
-
-def to_json_number(value: float) -> float | str:
-    """Give a number as JSON can hold it: what isn't finite becomes `"nan"`, `"inf"` or `"-inf"`."""
-    return value if math.isfinite(value) else str(float(value))
 
 
 class MetricsLog:

@@ -53,11 +53,23 @@ class Linear(nn.Linear):
 
         The argument's name is torch's.
         """
-        if not is_for_onednn(input, self.weight):
-            return functional.linear(input, self.weight, self.bias)
-        rows = input.reshape(-1, self.in_features).contiguous()
-        out = apply_linear(rows, self.weight, self.bias)
-        return out.view(*input.shape[:-1], self.out_features)
+        return project(input, self.weight, self.bias)
+
+
+def project(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Give `features @ weight.T + bias`, (..., out_dim), by whichever library is faster; gradients go through.
+
+    Under autocast torch is left to choose the precision, and with it the library.
+
+    Args:
+        features: (..., in_dim).
+        weight: (out_dim, in_dim), contiguous.
+        bias: (out_dim,).
+    """
+    if not is_for_onednn(features, weight) or torch.is_autocast_enabled("cpu"):
+        return functional.linear(features, weight, bias)
+    rows = features.reshape(-1, weight.shape[1]).contiguous()
+    return apply_linear(rows, weight, bias).view(*features.shape[:-1], weight.shape[0])
 
 
 def apply_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -46,15 +46,17 @@ class EmbeddedBackend:
 
     def _build(self, world: World) -> None:
         self.world, self._periods = world, 0
-        self._moving = [index for index, obstacle in enumerate(world.obstacles) if obstacle.motion is not None]
+        moving = [index for index, obstacle in enumerate(world.obstacles) if obstacle.motion is not None]
+        self._moving = np.array(moving, dtype=np.intp)
         still = [
             write_obstacle(obstacle, f"obstacle{index}")
             for index, obstacle in enumerate(world.obstacles)
             if obstacle.motion is None
         ]
-        mocap = [write_moving_obstacle(world.obstacles[index], f"obstacle{index}") for index in self._moving]
+        mocap = [write_moving_obstacle(world.obstacles[index], f"obstacle{index}") for index in moving]
         self._drone = Quadrotor("".join(still) + write_walls(world), "".join(mocap))
-        self.scene: Primitives = gather_primitives(world)
+        self._resting = gather_primitives(world)
+        self.scene: Primitives = self._resting
 
     @property
     def time(self) -> float:
@@ -64,7 +66,7 @@ class EmbeddedBackend:
     def fly(self, forward: float, climb: float, yaw_rate: float, duration: float) -> bool:
         """Follow a velocity for a whole number of control periods, at least one."""
         periods = max(1, round(duration / CONTROL_PERIOD))
-        if not self._moving:
+        if not len(self._moving):
             self._periods += periods
             return self._drone.fly(forward, climb, yaw_rate, periods)
         for _ in range(periods):
@@ -75,11 +77,14 @@ class EmbeddedBackend:
         return self._drone.collided
 
     def _move_obstacles(self) -> None:
-        if not self._moving:
+        if not len(self._moving):
             return
         assert self.world is not None
-        self.scene = gather_primitives(self.world, self.time)
-        self._drone.data.mocap_pos[:] = self.scene.positions[self._moving]
+        swings = [self.world.obstacles[index].motion for index in self._moving]
+        shifts = [swing.displace(self.time) for swing in swings if swing is not None]
+        places = self._resting.positions[self._moving] + shifts
+        self.scene = self._resting.place(self._moving, places)
+        self._drone.data.mocap_pos[:] = places
 
     def set_wind(self, wind: Vector) -> None:
         """Set the velocity of the air."""

@@ -68,6 +68,24 @@ class Primitives:
         """The same solids as parts; made on first use and kept."""
         return split_into_parts(self)
 
+    def place(self, moved: NDArray[np.intp], positions: NDArray[np.float64]) -> Primitives:
+        """Give the same solids with some of them elsewhere; nothing but their numbers is computed anew.
+
+        Args:
+            moved: (m,), indices of primitives.
+            positions: (m, 3), where their centres are then, finite.
+        """
+        places, parts = self.positions.copy(), self.parts
+        places[moved] = positions
+        table = parts.table.copy()
+        table[:, 2:5] += (places - self.positions)[parts.solids]
+        places.setflags(write=False)
+        table.setflags(write=False)
+        placed = object.__new__(Primitives)  # every array is one that was checked, but for the places
+        fields = {"kinds": self.kinds, "positions": places, "rotations": self.rotations, "sizes": self.sizes}
+        vars(placed).update(fields, parts=Parts(table))
+        return placed
+
     def _check_values(self) -> None:
         known = np.isin(self.kinds, list(ShapeKind))
         _require("kinds", self.kinds, known, f"a kind is one of {', '.join(f'{int(k)} ({k.name})' for k in ShapeKind)}")

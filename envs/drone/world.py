@@ -160,8 +160,8 @@ class World:
         }
 
 
-def gather_primitives(world: World, time: float = 0.0) -> Primitives:
-    """Give what a ray can hit at a time, the ground left out: the obstacles in their order, then the walls.
+def gather_primitives(world: World) -> Primitives:
+    """Give what a ray can hit, the ground left out: the obstacles in their order, at rest, then the walls.
 
     The walls are one box about the field, seen from inside.
     """
@@ -171,8 +171,6 @@ def gather_primitives(world: World, time: float = 0.0) -> Primitives:
     positions, rotations, sizes = np.empty((count, 3)), np.empty((count, 3, 3)), np.zeros((count, 3))
     for index, box in enumerate(boxes):
         positions[index] = box.position
-        if box.motion is not None:
-            positions[index] += box.motion.displace(time)
         rotations[index] = np.reshape(rotate_by(*box.quaternion), (3, 3))
         sizes[index, : len(box.size)] = box.size
     return Primitives(kinds, positions, rotations, sizes)

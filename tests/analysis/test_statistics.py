@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.statistics import Interval, Values, interquartile_mean, stratified_bootstrap_interval
+from analysis.statistics import (
+    Interval,
+    Values,
+    interquartile_mean,
+    stratified_bootstrap_interval,
+    wilson_interval,
+)
 
 VALUES = st.lists(st.floats(-1000, 1000).map(lambda value: round(value, 3)), min_size=1, max_size=12)
 STRATA = st.lists(VALUES, min_size=1, max_size=4)
@@ -183,3 +189,31 @@ def test_many_values_are_resampled_in_pieces_without_changing_the_point() -> Non
     values = np.linspace(0, 1, 5_000)
     interval = stratified_bootstrap_interval([values], resamples=1_000)
     assert interval.low < float(interquartile_mean(values)) < interval.high
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_of_a_rate_has_published_values(successes: int, count: int, low: float, high: float) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, its method 3."""
+    interval = wilson_interval(successes, count)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
+    mirrored = wilson_interval(count - successes, count)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - interval.high, 1 - interval.low))
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.floats(0.5, 0.999))
+def test_the_interval_of_a_rate_holds_it_and_stays_between_0_and_1(successes: int, count: int, level: float) -> None:
+    successes = min(successes, count)
+    interval = wilson_interval(successes, count, level)
+    assert 0 <= interval.low <= successes / count <= interval.high <= 1
+    wider = wilson_interval(successes, count, 0.9999)
+    assert wider.low <= interval.low
+    assert interval.high <= wider.high
+
+
+@pytest.mark.parametrize(("successes", "count", "level"), [(0, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)])
+def test_there_is_no_interval_of_what_is_no_rate(successes: int, count: int, level: float) -> None:
+    with pytest.raises(ValueError, match=r"trial|confidence"):
+        wilson_interval(successes, count, level)

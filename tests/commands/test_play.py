@@ -150,7 +150,8 @@ def test_evaluating_the_newest_checkpoint_gives_the_runs_own_final_evaluation(ru
 def test_torch_is_loaded_for_trained_policies_alone(tmp_path: Path) -> None:
     code = (
         "import sys, play; play.main('record --env Pendulum-v1 --policy random --episodes 1 -o a.h5'.split());"
-        "play.main(['info', 'a.h5']); play.main(['list']); print('torch' in sys.modules)"
+        "play.main(['info', 'a.h5']); play.main(['list']);"
+        "play.main('evaluate --policy random --env Pendulum-v1 --episodes 1'.split()); print('torch' in sys.modules)"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code],

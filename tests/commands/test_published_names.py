@@ -62,7 +62,11 @@ PLAY_FLAGS = {
         "-h", "--help", "--checkpoint", "--device", "--env", "--env-kwargs", "--policy", "--episodes", "--steps",
         "--noise", "--seed", "-o", "--out", "--overwrite", "--imports",
     },
-    "evaluate": {"-h", "--help", "--checkpoint", "--device", "--episodes"},
+    "evaluate": {
+        "-h", "--help", "--checkpoint", "--device", "--policy", "--env", "--env-kwargs", "--episodes", "--workers",
+        "--json", "--imports",
+    },
+    "share": {"-h", "--help"},
     "samples": {"-h", "--help", "--checkpoint", "--device", "-o", "--out", "--windows"},
     "info": {"-h", "--help"},
     "list": {"-h", "--help"},
@@ -127,6 +131,8 @@ def test_commands_and_flags_of_play_are_there() -> None:
     assert flags == PLAY_FLAGS
     page = (ROOT / "docs/episodes.md").read_text()
     assert [flag for flag in flags["record"] - {"-h", "--help", "--out"} if f"`{flag}`" not in page] == []
+    page = (ROOT / "docs/play.md").read_text()
+    assert [flag for flag in flags["evaluate"] - {"-h", "--help"} if f"`{flag}`" not in page] == []
 
 
 def test_reference_sets_are_there_and_explained() -> None:

@@ -11,7 +11,14 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from envs.make import SpaceSizes, describe_spaces, find_environment_faults, find_evaluation_faults, make_env
+from envs.make import (
+    SpaceSizes,
+    describe_spaces,
+    find_environment_faults,
+    find_evaluation_faults,
+    make_env,
+    take_anything,
+)
 from experiment.problems import SettingsError
 
 
@@ -244,3 +251,11 @@ def test_old_versions_make_no_noise_and_no_files(
     assert caught == []
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_observations_are_judged_by_who_needs_them() -> None:
+    small = {"height": 4, "width": 4}
+    faults = find_environment_faults("DepthNav-v0", small, continuous_actions=True)
+    assert len(faults) == 1
+    assert "this trainer needs a flat vector" in faults[0].message
+    assert find_environment_faults("DepthNav-v0", small, continuous_actions=True, judge=take_anything) == []

@@ -98,7 +98,7 @@ def test_the_name_changes_with_whatever_changes_the_library(monkeypatch: pytest.
 
 def test_the_processor_is_described_by_model_and_instructions() -> None:
     described = build.describe_cpu()
-    assert described == build.describe_cpu(), "nothing that changes, such as the clock"
+    assert "MHz" not in described, "the clock changes"
     if Path("/proc/cpuinfo").exists() and "x86" in described:
         assert "model name" in described
         assert "flags" in described

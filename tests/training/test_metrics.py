@@ -13,7 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.metrics import Averages, MetricsError, MetricsLog, RecentEpisodes, to_json_number
+from experiment.files import to_json_number
+from training.metrics import Averages, MetricsError, MetricsLog, RecentEpisodes
 from training.protocol import Episode
 
 

@@ -160,6 +160,14 @@ def test_small_products_can_be_differentiated_twice_and_large_ones_say_that_they
             differentiate_twice(LARGE)
 
 
+def test_under_autocast_torch_chooses_the_precision() -> None:
+    layer, features = build_layer(), draw(LARGE, IN)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(features).dtype == torch.bfloat16
+        assert torch.equal(layer(features), build_plain(layer).float()(features))
+    assert layer(features).dtype == torch.float32
+
+
 def test_a_layer_is_copied_counted_converted_and_hooked_as_torchs() -> None:
     layer = build_layer()
     features = draw(LARGE, IN)

@@ -186,5 +186,5 @@ def test_everything_that_changes_in_a_flight_is_in_its_state_or_made_from_it() -
     assert set(vars(env.flight)) == kept | made
     env.reset(seed=0)
     backend = env.flight.backend
-    assert set(vars(backend)) == {"_caster", "world", "_periods", "_moving", "_drone", "scene"}
+    assert set(vars(backend)) == {"_caster", "world", "_periods", "_moving", "_drone", "_resting", "scene"}
     assert set(vars(backend._drone)) == {"model", "data", "_body", "collided", "wind"}  # type: ignore[attr-defined]

@@ -76,3 +76,17 @@ def test_a_capsule_is_a_cylinder_and_two_spheres_at_its_ends() -> None:
     assert parts.table[:, 2:5].tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 3], [1, 1, -1], [1, 1, 1], [1, 1, 1]]
     assert parts.radii.tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0]
     assert parts.halves.tolist() == [[0, 0, 0], [0, 0, 2], [0, 0, 0], [0, 0, 0], [0, 0, 2], [1, 2, 3]]
+
+
+def test_placed_solids_are_those_made_at_their_places() -> None:
+    arrays = make_arrays()
+    scene = Primitives(**arrays)
+    moved, places = np.array([1, 3]), np.array([[4.0, 5.0, 6.0], [-1.0, 0.5, 2.0]])
+    placed = scene.place(moved, places)
+    arrays["positions"][moved] = places
+    fresh = Primitives(**arrays)
+    np.testing.assert_array_equal(placed.positions, fresh.positions)
+    np.testing.assert_allclose(placed.parts.table, fresh.parts.table, atol=1e-12)
+    np.testing.assert_array_equal(scene.positions, np.ones((4, 3)))
+    with pytest.raises(ValueError, match="read-only"):
+        placed.positions[0] = 0

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.drone.depth_nav import DepthNavEnv
 from envs.drone.layouts import draw_world
 from envs.drone.mjcf import write_obstacle
 from envs.drone.options import NavigationOptions
@@ -188,9 +189,25 @@ def test_clearance_is_the_least_distance_to_anything() -> None:
         assert world.find_clearance((x, y, z), time, 0.5) == pytest.approx(min(least, 0.5))
 
 
-def test_what_rays_hit_stands_where_it_swings_to_and_walls_come_last() -> None:
+def test_what_rays_hit_are_the_obstacles_at_rest_and_the_walls_last() -> None:
     obstacle = Obstacle("sphere", (0.5,), (5.0, 0.0, 2.0), motion=SWINGING)
     world = World(20.0, 10.0, (0.5, 4.0), (1.0, 0.0, 1.0), 0.0, (18.0, 0.0, 1.0), (obstacle,))
-    assert gather_primitives(world, 0.0).positions[0].tolist() == pytest.approx([5.5, 0, 2])  # a quarter period on
-    assert gather_primitives(world, 1.0).positions[0].tolist() == pytest.approx([5.0, 0, 2])
-    assert gather_primitives(world).sizes[-1, :2].tolist() == [10, 5]
+    scene = gather_primitives(world)
+    assert scene.positions[0].tolist() == [5, 0, 2]
+    assert scene.sizes[-1, :2].tolist() == [10, 5]
+
+
+def test_what_swings_is_seen_and_touched_where_it_is() -> None:
+    """A plate swings to 3 m and back in front of a hovering drone: depth follows it, and at the end it hits."""
+    plate = {"shape": "box", "size": [0.1, 2, 2], "position": [5, 0, 2], "motion": {"reach": [-3.8, 0, 0], "period": 4}}
+    env = DepthNavEnv(world=describe_world(obstacles=[plate]))
+    obs, _ = env.reset(seed=0)
+    for step in range(1, 11):
+        assert obs["depth"][-1, 0, 32, 32] * 20 == pytest.approx(
+            5 - 0.1 - 3.8 * math.sin(2 * math.pi * (step - 1) / 40) - 1, abs=0.15
+        )
+        obs, _, terminated, _, info = env.step(np.zeros(3))
+        if terminated:
+            break
+    assert info["collision"]
+    assert step == 9
