@@ -4,6 +4,7 @@ python play.py record --env Pendulum-v1 --policy random --episodes 100
 python play.py record --policy scripted:pendulum_energy --noise 0.3 -o noisy.h5
 python play.py record --policy logs/<exp_name>/<run folder> --steps 10000
 python play.py evaluate logs/<exp_name>/<run folder>
+python play.py export logs/<exp_name>/<run folder> --format onnx -o policy.onnx
 python play.py samples logs/<exp_name>/<run folder of vae_diffusion_rl>
 python play.py info noisy.h5
 python play.py make pendulum-noisy    (`list` lists what can be made)
@@ -20,6 +21,7 @@ from pathlib import Path
 from playing.data_sets import list_sets, make, show_info
 from playing.endings import ERROR, INTERRUPTED, find_code
 from playing.evaluating import evaluate
+from playing.exporting import NEEDED, export
 from playing.recording import DEFAULT_EPISODES, record
 from playing.samples import show_samples
 from playing.share import share
@@ -79,6 +81,14 @@ def build_parser() -> ArgumentParser:
     evaluator.set_defaults(run_command=evaluate)
     # Not listed: `evaluate` starts it.
     commands.add_parser("share", allow_abbrev=False).set_defaults(run_command=share)
+
+    told = "write a run's policy into a file that acts without this project"
+    exporter = commands.add_parser("export", help=told, description=told, parents=[trained], allow_abbrev=False)
+    exporter.add_argument("run", type=Path, help="the folder of a run")
+    exporter.add_argument("--format", choices=NEEDED, required=True, help="TorchScript, or ONNX (gridpilot[onnx])")
+    exporter.add_argument("-o", "--out", type=Path, required=True, help="the file; what it is goes to <file>.json")
+    exporter.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    exporter.set_defaults(run_command=export)
 
     told = "hold what a diffusion policy draws against the data it learned from"
     sampler = commands.add_parser("samples", help=told, description=told, parents=[trained], allow_abbrev=False)

@@ -80,10 +80,11 @@ def change_evaluations(config: TrainerConfig, changes: Mapping[str, Any]) -> Tra
     Raises:
         SettingsError: the environment can't be made so, or would have other spaces.
     """
-    from envs.make import find_evaluation_faults
+    from envs.make import find_evaluation_faults, take_anything
 
     changed = {**config.eval_env_kwargs, **changes}
-    if faults := find_evaluation_faults(config.env_name, config.env_kwargs, changed, "--env-kwargs"):
+    # Whether the trainer can do with the observations was judged by its config; these are the same.
+    if faults := find_evaluation_faults(config.env_name, config.env_kwargs, changed, "--env-kwargs", take_anything):
         raise SettingsError(faults)
     return config.model_copy(update={"eval_env_kwargs": changed})
 

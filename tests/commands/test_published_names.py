@@ -67,6 +67,7 @@ PLAY_FLAGS = {
         "--json", "--imports",
     },
     "share": {"-h", "--help"},
+    "export": {"-h", "--help", "--checkpoint", "--device", "--format", "-o", "--out", "--overwrite"},
     "samples": {"-h", "--help", "--checkpoint", "--device", "-o", "--out", "--windows"},
     "info": {"-h", "--help"},
     "list": {"-h", "--help"},
@@ -132,7 +133,8 @@ def test_commands_and_flags_of_play_are_there() -> None:
     page = (ROOT / "docs/episodes.md").read_text()
     assert [flag for flag in flags["record"] - {"-h", "--help", "--out"} if f"`{flag}`" not in page] == []
     page = (ROOT / "docs/play.md").read_text()
-    assert [flag for flag in flags["evaluate"] - {"-h", "--help"} if f"`{flag}`" not in page] == []
+    explained = (flags["evaluate"] | flags["export"]) - {"-h", "--help", "--out"}
+    assert [flag for flag in explained if f"`{flag}`" not in page] == []
 
 
 def test_reference_sets_are_there_and_explained() -> None:
