@@ -28,8 +28,8 @@ def outline_obstacle(obstacle: Mapping[str, Any]) -> Points:
     if shape == "capsule":
         return find_hull(np.concatenate([end[:2] + size[0] * _circle() for end in ends]))
     if shape == "cylinder":
-        rim = size[0] * _circle() @ rotation[:, :2].T
-        return find_hull(np.concatenate([end[:2] + rim[:, :2] for end in ends]))
+        rim = size[0] * _circle() @ rotation[:2, :2].T
+        return find_hull(np.concatenate([end[:2] + rim for end in ends]))
     raise ValueError(f"no obstacle is called {shape!r}; there are: sphere, capsule, cylinder, box")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ from playing.sharing import BLOCK, Actor, Request, share_evaluation
 from training.measures import MeasureError
 
 REQUEST = Request(None, "newest", "cpu", "random", "Some-v0", {}, [])
+FIRST = 7
+"""The first seed of a block that others overtake where there are others."""
 ACTOR = Actor("random", {"kind": "random"}, "Some-v0", {}, None)
 
 
@@ -22,6 +25,7 @@ class FakeSharer:
     made: list[FakeSharer]
     closed: int
     fails_at: int | None
+    overtaken: threading.Event
     silent_from: int
 
     def __init__(self, request: Request) -> None:
@@ -40,6 +44,9 @@ class FakeSharer:
 
     def evaluate(self, seeds: Sequence[int]) -> dict[str, Any]:
         self.blocks.append(list(seeds))
+        if len(FakeSharer.made) > 1 and seeds[0] == FIRST:
+            assert FakeSharer.overtaken.wait(60)
+        FakeSharer.overtaken.set()
         if FakeSharer.fails_at in seeds:
             raise ShareError("the simulator is gone", 3)
         measures = {"distance": [seed / 2 for seed in seeds]} if seeds[0] < FakeSharer.silent_from else {}
@@ -49,19 +56,24 @@ class FakeSharer:
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeSharer.overtaken = threading.Event()
     FakeSharer.made, FakeSharer.closed, FakeSharer.fails_at, FakeSharer.silent_from = [], 0, None, 10**9
     monkeypatch.setattr(sharing, "Sharer", FakeSharer)
 
 
 def test_numbers_follow_from_the_seeds_and_not_from_who_evaluates() -> None:
-    seeds = range(7, 7 + 5 * BLOCK + 3)
-    results = {workers: share_evaluation(REQUEST, seeds, workers) for workers in (1, 2, 4, 50)}
+    seeds = range(FIRST, FIRST + 5 * BLOCK + 3)
+    results = {}
+    for workers in (1, 2, 4, 50):
+        FakeSharer.made.clear()
+        FakeSharer.overtaken.clear()
+        results[workers] = share_evaluation(REQUEST, seeds, workers)
     actor, evaluation = results[1]
     assert all(result == results[1] for result in results.values())
     assert actor is ACTOR
     assert evaluation.seeds == tuple(seeds)
     assert evaluation.measures == {"distance": tuple(seed / 2 for seed in seeds)}
-    assert evaluation.returns[BLOCK + 1] == 7 + BLOCK + 1 + 1000 * (7 + BLOCK)
+    assert evaluation.returns[BLOCK + 1] == FIRST + BLOCK + 1 + 1000 * (FIRST + BLOCK)
 
 
 def test_no_more_processes_are_started_than_there_are_blocks() -> None:

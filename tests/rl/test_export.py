@@ -80,6 +80,18 @@ def test_actions_have_the_environments_number_type() -> None:
     assert action.flatten().tolist() == [1.0, 3.0]
 
 
+def test_rounding_takes_no_action_over_its_bounds() -> None:
+    import gymnasium as gym
+
+    low, high = np.random.default_rng(0).uniform(-1, [[0.0], [3.0]], (2, 1_000))
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    assert ((low + high) / 2 + (high - low) / 2 > high).any()
+    module = PolicyModule(nn.Identity(), nn.Identity(), ActionScale(gym.spaces.Box(low, high, dtype=np.float64)))
+    action = module(torch.ones(1, 1_000)).numpy()[0]
+    assert (action <= high).all()
+    np.testing.assert_allclose(action, high)
+
+
 def test_a_residual_policy_is_refused_because_its_controller_is_code(small_trainer: Any) -> None:
     trainer = small_trainer(base_controller="pendulum_energy", delta_scale_max=0.4)
     with pytest.raises(NotOneModuleError, match="the base controller pendulum_energy is code, and no network"):
