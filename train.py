@@ -50,6 +50,11 @@ TRAINERS = {
     "vae_diffusion_rl": TrainerEntry(
         "diffuser.config:DiffusionRLConfig", "diffuser.components:build_trainer", "diffuser.components:count_parameters"
     ),
+    "vmamba_td3": TrainerEntry(
+        "rl.vmamba_td3.config:VMambaTD3Config",
+        "rl.vmamba_td3.trainer:build_trainer",
+        "rl.vmamba_td3.trainer:count_parameters",
+    ),
 }
 
 OK, ERROR, CONFIG, DEVICE, REQUEUE, OUT_OF_MEMORY, UNHEALTHY = 0, 1, 2, 3, 75, 86, 87

@@ -17,6 +17,10 @@ class RunError(ValueError):
     """A run that can't be taken up, or a training that didn't come to its end."""
 
 
+class ExportError(RuntimeError):
+    """A file that doesn't act as its policy does."""
+
+
 class ShareError(RuntimeError):
     """An evaluation that a process of ours couldn't do; `code` is the exit code that goes with it."""
 
@@ -42,4 +46,4 @@ def find_code(error: Exception, command: str) -> int | None:
         return USAGE if command == "info" else ERROR
     if isinstance(error, RunError):
         return USAGE if command == "samples" else ERROR
-    return ERROR if isinstance(error, MeasureError) else None
+    return ERROR if isinstance(error, MeasureError | ExportError) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -80,10 +80,11 @@ def change_evaluations(config: TrainerConfig, changes: Mapping[str, Any]) -> Tra
     Raises:
         SettingsError: the environment can't be made so, or would have other spaces.
     """
-    from envs.make import find_evaluation_faults
+    from envs.make import find_evaluation_faults, take_anything
 
     changed = {**config.eval_env_kwargs, **changes}
-    if faults := find_evaluation_faults(config.env_name, config.env_kwargs, changed, "--env-kwargs"):
+    # Whether the trainer can do with the observations was judged by its config; these are the same.
+    if faults := find_evaluation_faults(config.env_name, config.env_kwargs, changed, "--env-kwargs", take_anything):
         raise SettingsError(faults)
     return config.model_copy(update={"eval_env_kwargs": changed})
 
@@ -121,6 +122,15 @@ def build_trained_policy(restored: Restored) -> Policy:
         raise SettingsError([Fault(("policy",), message)])
     facts = describe_policy(restored)
     return Policy(config.env_name, config.env_kwargs, facts, lambda env, generator: trainer.begin_acting())
+
+
+def check_actor(args: Namespace, parser: ArgumentParser) -> None:
+    """End a command that takes a run or an untrained policy, and got neither, both, or what belongs to the other."""
+    if (args.run is None) == (args.policy is None):
+        parser.error("give either the folder of a run or --policy random or scripted:<name>")
+    for name in ("env", "imports"):
+        if args.run is not None and getattr(args, name):
+            parser.error(f"--{name}: a run brings its own; --env-kwargs changes arguments of its environment")
 
 
 def open_untrained(text: str, env_name: str | None, env_kwargs: Mapping[str, Any], imports: Sequence[str]) -> Policy:

@@ -52,6 +52,20 @@ class MLP(nn.Module):
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
 
+    def copy_plain(self, out_dim: int | None = None) -> nn.Sequential:
+        """Give a copy, on the CPU, of torch's own layers alone, to be exported; of the first outputs, or of all."""
+        *hidden, last = self.layers
+        parts = [part for layer in hidden for part in (_copy_linear(layer), nn.ReLU())]
+        return nn.Sequential(*parts, _copy_linear(last, out_dim))
+
+
+def _copy_linear(layer: nn.Module, out_dim: int | None = None) -> nn.Linear:
+    assert isinstance(layer, nn.Linear)
+    weight, bias = (part.detach().cpu()[:out_dim].clone() for part in (layer.weight, layer.bias))
+    plain = nn.Linear(layer.in_features, len(weight), device="meta")  # nothing is drawn
+    plain.weight, plain.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
+    return plain
+
 
 class Actor(nn.Module):
     """A deterministic policy with actions in [-1, 1] through tanh."""
@@ -63,6 +77,10 @@ class Actor(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Give actions of shape (batch, action_dim) for observations of shape (batch, obs_dim)."""
         return torch.tanh(self.mlp(obs))
+
+    def copy_policy(self) -> nn.Sequential:
+        """Give the same as a copy that can be exported."""
+        return nn.Sequential(self.mlp.copy_plain(), nn.Tanh())
 
 
 class Critic(nn.Module):
@@ -108,6 +126,12 @@ class StochasticActor(nn.Module):
         """Give means and logarithms of deviations, each of shape (batch, action_dim)."""
         mean, log_std = self.mlp(obs).chunk(2, dim=1)
         return mean, log_std.clamp(*LOG_STD_RANGE)
+
+    def copy_policy(self) -> nn.Sequential:
+        """Give the action of the mean, in [-1, 1], as a copy that can be exported."""
+        last = self.mlp.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return nn.Sequential(self.mlp.copy_plain(last.out_features // 2), nn.Tanh())
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -76,7 +76,7 @@ class OrnsteinUhlenbeckNoise:
     default, which makes the same sigma push ten times less and forget a hundred times more slowly.)
     """
 
-    TRANSIENT: ClassVar = ("std", "theta")
+    TRANSIENT: ClassVar[tuple[str, ...]] = ("std", "theta")
 
     def __init__(self, shape: tuple[int, int], std: float, theta: float, generator: np.random.Generator) -> None:
         self.std = np.float32(std)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 CLIP = 10.0
 """Normalised observations beyond this are cut to it."""
@@ -86,6 +86,10 @@ class ObsNormalizer:
         scale = torch.from_numpy(self._scale).to(obs.device)
         return ((obs - shift) * scale).clamp_(-CLIP, CLIP)
 
+    def build_module(self) -> nn.Module:
+        """Give `apply` as a module that can be exported, with the statistics as they are now."""
+        return Normalize(torch.from_numpy(self._shift.copy()), torch.from_numpy(self._scale.copy()))
+
     def state_dict(self) -> dict[str, Any]:
         """Give the statistics."""
         return {"moments": self.moments.state_dict()}
@@ -94,6 +98,22 @@ class ObsNormalizer:
         """Take over statistics that `state_dict` gave."""
         self.moments.load_state_dict(state["moments"])
         self._refresh()
+
+
+class Normalize(nn.Module):
+    """What `ObsNormalizer` does to observations; `shift` and `scale` are of shape (obs_dim,)."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Give observations of shape (batch, obs_dim) normalised."""
+        return ((obs - self.shift) * self.scale).clamp(-CLIP, CLIP)
 
 
 class RewardNormalizer:

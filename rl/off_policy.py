@@ -24,13 +24,14 @@ from envs.make import Env, SpaceSizes, describe_spaces, make_env
 from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
 from rl.buffers import Batch, ReplayBuffer
+from rl.export import build_policy_module
 from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
 from rl.slots import EnvironmentSlot
 from training.evaluation import evaluate_policy
-from training.protocol import Episode, Evaluation, References, StepResult, Treatment
+from training.protocol import Episode, Evaluation, NotOneModuleError, References, StepResult, Treatment
 from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
 
@@ -118,12 +119,6 @@ def _is_fault(
     return bool(np.isfinite(action).all()) and not (math.isfinite(reward) and bool(np.isfinite(next_obs).all()))
 
 
-def _describe_fault(number: int, slot: Slot, reward: float) -> str:
-    """Say which number of which environment wasn't finite, and when."""
-    what = "an observation" if math.isfinite(reward) else f"reward {reward}"
-    return f"{what} of environment {number} in its episode {slot.episodes_begun}, step {slot.episode_length}"
-
-
 def count_network_parameters(networks: Mapping[str, nn.Module]) -> dict[str, int]:
     """Count the parameters of each network."""
     return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
@@ -203,6 +198,13 @@ class OffPolicyTrainer:
     def begin_acting(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """Give the policy without noise, from observations to actions in the environment's units; it holds no state."""
         return self._act
+
+    def build_policy_module(self) -> nn.Module:
+        """Give the policy as one module; see `training.protocol.HasPolicyModule`."""
+        if self.config.base_controller is not None:
+            raise NotOneModuleError(f"the base controller {self.config.base_controller} is code, and no network")
+        normalize = nn.Identity() if self._obs_normalizer is None else self._obs_normalizer.build_module()
+        return build_policy_module(normalize, self.components()["actor"], self._scale)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
@@ -287,7 +289,7 @@ class OffPolicyTrainer:
         for number, (slot, obs, action) in enumerate(zip(self._slots, observations, executed, strict=True)):
             next_obs, reward, terminated, episode = slot.step(self._scale.to_env(action), obs, action)
             if _is_fault(slot, obs, action, next_obs, reward):
-                faults.append(_describe_fault(number, slot, reward))
+                faults.append(slot.describe_fault(number, reward))
                 if self.config.guard == "repair":
                     slot.abandon()
                     rewards.append(0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -93,6 +94,11 @@ class EnvironmentSlot(Generic[Obs]):
         self.obs = None
         episode = Episode(self.episode_return, self.episode_length, truncated=not terminated)
         return next_obs, reward, bool(terminated), episode
+
+    def describe_fault(self, number: int, reward: float) -> str:
+        """Say that the last step gave a number that isn't finite: of which environment, and when."""
+        what = "an observation" if math.isfinite(reward) else f"reward {reward}"
+        return f"{what} of environment {number} in its episode {self.episodes_begun}, step {self.episode_length}"
 
     def abandon(self) -> None:
         """Have a new episode begun; this one never was."""

@@ -148,3 +148,23 @@ class ActsInEnvironment(Protocol):
         comes from the global generators.
         """
         ...
+
+
+class NotOneModuleError(ValueError):
+    """A policy that can't be written as one module, and why."""
+
+
+@runtime_checkable
+class HasPolicyModule(Protocol):
+    """A trainer whose policy can be written as one module, to be used without this project."""
+
+    def build_policy_module(self) -> nn.Module:
+        """Give the policy without noise: one observation at a time decides, and nothing is drawn.
+
+        The module is a copy on the CPU. It takes observations as the environment gives them, in float32 and of shape
+        (batch, obs_dim), and gives actions in the environment's units and number type, (batch, action_dim).
+
+        Raises:
+            NotOneModuleError: these settings make a policy that is more than that.
+        """
+        ...

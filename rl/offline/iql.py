@@ -53,6 +53,10 @@ class GaussianActor(nn.Module):
         density: Tensor = -0.5 * (distance * distance + math.log(2 * math.pi)) - log_std
         return density.sum(1, keepdim=True)
 
+    def copy_policy(self) -> nn.Sequential:
+        """Give the mean as a copy that can be exported."""
+        return self.mean.copy_policy()
+
 
 def build_trainer(config: IQLConfig, device: torch.device) -> OfflineTrainer:
     """Give a trainer for a config, with its data set loaded and nothing done yet."""

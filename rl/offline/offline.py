@@ -21,6 +21,7 @@ from envs.episodes import Episodes
 from envs.make import Env, SpaceSizes, describe_spaces, make_env
 from experiment.problems import Fault, SettingsError
 from rl.buffers import Batch
+from rl.export import build_policy_module
 from rl.offline.offline_config import OfflineConfig
 from training.adam import Adam
 from training.evaluation import evaluate_policy
@@ -71,6 +72,23 @@ class ObsScale:
     def apply(self, obs: NDArray[Any]) -> NDArray[np.float32]:
         """Give observations of shape (..., obs_dim) normalised."""
         normal: NDArray[np.float32] = (np.asarray(obs, dtype=np.float32) - self.mean) / self.deviation
+        return normal
+
+
+class Standardize(nn.Module):
+    """What an `ObsScale` does to observations."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, scale: ObsScale) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(scale.mean.copy()))
+        self.register_buffer("deviation", torch.from_numpy(scale.deviation.copy()))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Give observations of shape (batch, obs_dim) normalised."""
+        normal: Tensor = (obs - self.mean) / self.deviation
         return normal
 
 
@@ -220,6 +238,12 @@ class OfflineTrainer:
     def begin_acting(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """Give the policy without noise, from observations to actions in the environment's units; it holds no state."""
         return self._act
+
+    def build_policy_module(self) -> nn.Module:
+        """Give the policy as one module; see `training.protocol.HasPolicyModule`."""
+        obs_scale = self._transitions.obs_scale
+        normalize = nn.Identity() if obs_scale is None else Standardize(obs_scale)
+        return build_policy_module(normalize, self.agent.components()["actor"], self._scale)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""

@@ -7,6 +7,7 @@ environment does it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -205,9 +206,10 @@ class SequenceReplayBuffer:
         discount: factor per step, of `n_step` returns.
         n_step: over how many steps a reward is summed.
         depth_scale: what a depth of 1 is in what is added, as 255 for raw images.
+        to_unit: brings added actions to [-1, 1]; None where they are there already.
     """
 
-    TRANSIENT: ClassVar = ("_size", "_seq_len", "_discount", "_n_step", "_scale", "_num_envs")
+    TRANSIENT: ClassVar = ("_size", "_seq_len", "_discount", "_n_step", "_scale", "_num_envs", "_to_unit")
 
     def __init__(
         self,
@@ -218,6 +220,7 @@ class SequenceReplayBuffer:
         discount: float = 0.99,
         n_step: int = 1,
         depth_scale: float = 1.0,
+        to_unit: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> None:
         if buffer_size < num_envs * (seq_len + n_step + 1):
             raise ValueError(
@@ -225,7 +228,7 @@ class SequenceReplayBuffer:
                 f"frames and {n_step} steps each"
             )
         self._size, self._seq_len, self._num_envs = buffer_size, seq_len, num_envs
-        self._discount, self._n_step, self._scale = discount, n_step, depth_scale
+        self._discount, self._n_step, self._scale, self._to_unit = discount, n_step, depth_scale, to_unit
         self._generator = np.random.default_rng() if generator is None else generator
         self._rings: list[FrameRing] = []
 
@@ -261,7 +264,7 @@ class SequenceReplayBuffer:
         Args:
             base: (seq_len, base_dim).
             depth: (seq_len, 1, height, width), in [0, depth_scale].
-            action: in [-1, 1].
+            action: in [-1, 1], or in what `to_unit` brings there.
             done: whether the task ended. An episode that only the clock ended goes on in its value: `truncated`.
             truncated: whether the clock ended the episode.
             env: which environment it is of.
@@ -279,14 +282,8 @@ class SequenceReplayBuffer:
         ring = self._rings[env]
         if not ring.goes_on_from(base, frames):
             ring.begin(base, frames)
-        ring.add(
-            np.ravel(np.asarray(action, np.float32)),
-            reward,
-            bool(done),
-            next_base,
-            next_frames,
-            bool(done) or truncated,
-        )
+        unit = np.ravel(action if self._to_unit is None else self._to_unit(np.asarray(action))).astype(np.float32)
+        ring.add(unit, reward, bool(done), next_base, next_frames, bool(done) or truncated)
 
     def _check_shapes(self, base: NDArray[np.float32], depth: NDArray[np.uint8]) -> None:
         if base.ndim != 2 or depth.ndim != 4 or len(base) != self._seq_len or depth.shape[:2] != (self._seq_len, 1):

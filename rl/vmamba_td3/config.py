@@ -31,13 +31,13 @@ class VMambaTD3Config(TrainerConfig):
 
     vmamba_patch_size: Size = 16
     vmamba_hidden_dim: Size = 64
-    vmamba_num_vss_blocks: Annotated[list[Annotated[Int, Field(ge=0)]], Field(json_schema_extra=SHAPE)] = [2, 2, 4, 2]
+    vmamba_num_vss_blocks: Annotated[list[Annotated[Int, Field(ge=1)]], Field(json_schema_extra=SHAPE)] = [2, 2, 4, 2]
     vmamba_drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
     vmamba_layer_scale_init: Annotated[float, Field(gt=0)] | None = 1e-6
     vmamba_ssm_d_state: Size = 16
     vmamba_ssm_ratio: Annotated[float, Field(gt=0, json_schema_extra=SHAPE)] = 2.0
     vmamba_mlp_ratio: Annotated[float, Field(ge=0, json_schema_extra=SHAPE)] = 4.0
-    vmamba_temporal_layers: Annotated[Int, Field(ge=0, json_schema_extra=SHAPE)] = 1
+    vmamba_temporal_layers: Size = 1
     vmamba_num_heads: Size = 4
     feature_dim: Size = 128
     state_feature_dim: Size = 128
@@ -48,7 +48,6 @@ class VMambaTD3Config(TrainerConfig):
     encoder: Annotated[Literal["vmamba", "cnn"], Field(json_schema_extra=SHAPE)] = "vmamba"
     encoder_sharing: Annotated[Literal["separate", "shared"], Field(json_schema_extra=SHAPE)] = "separate"
     temporal_scan: Annotated[Literal["cross", "causal"], Field(json_schema_extra=SHAPE)] = "cross"
-    asymmetric_critic: Annotated[bool, Field(json_schema_extra=SHAPE)] = False
 
     actor_lr: Annotated[float, Field(gt=0)] = 5e-4
     critic_lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -115,9 +114,29 @@ class VMambaTD3Config(TrainerConfig):
             off["noise_std"] = "exploration is ou"
         else:
             off |= dict.fromkeys(("ou_theta", "ou_sigma", "ou_sigma_min"), "exploration is gaussian")
-        if self.vmamba_temporal_layers == 0:
-            off["temporal_scan"] = "vmamba_temporal_layers is 0"
         return off
+
+    def find_environment_faults(self) -> list[Fault]:
+        """Name what can't be done here: other observations, windows of another length, frames that don't fit."""
+        from envs.make import find_environment_faults, find_evaluation_faults
+        from rl.vmamba_td3.spaces import complete_env_kwargs, judge_windows, measure_settings, plan_stream
+
+        kwargs = complete_env_kwargs(self, self.env_kwargs)
+        faults = find_environment_faults(self.env_name, kwargs, continuous_actions=True, judge=judge_windows)
+        if not faults and self.evaluates:
+            faults = find_evaluation_faults(self.env_name, kwargs, self.eval_env_kwargs, judge=judge_windows)
+        if faults:
+            return faults
+        windows = measure_settings(self)
+        if windows.steps != self.seq_len:
+            message = f"seq_len ({self.seq_len}): the windows of {self.env_name} have {windows.steps} frames"
+            return [Fault(("seq_len", "env_name"), message)]
+        try:
+            plan_stream(self, windows)
+        except ValueError as error:
+            key = str(error).split(" ", 1)[0]
+            return [Fault((key if key in type(self).model_fields else "env_kwargs",), str(error))]
+        return []
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks and of the buffer, and what goes with them."""

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import play
-from envs.episodes import open_episodes
+from envs.episodes import Episodes, open_episodes
 from envs.recipes import BEST, MEDIUM, RECIPES, Amount, Part, Recipe
+from playing.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 PLAY = str(ROOT / "play.py")
@@ -145,6 +146,53 @@ def test_evaluating_the_newest_checkpoint_gives_the_runs_own_final_evaluation(ru
     best = json.loads((run_folder / "summary.json").read_text())["best_eval"]["step"]
     answer = run(run_folder.parent, "evaluate", run_folder.name, "--episodes", "1", "--checkpoint", "best")
     assert f"best_{best:08d}" in answer.stdout
+
+
+def test_a_policy_is_exported_with_what_it_is_beside_it(
+    tmp_path: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "policy.pt"
+    words = ["export", str(run_folder), "--format", "torchscript", "-o", str(out)]
+    assert play.main(words) == 0
+    said = capsys.readouterr().out
+    facts = json.loads((tmp_path / "new" / "policy.pt.json").read_text())
+    assert sorted(path.name for path in out.parent.iterdir()) == ["policy.pt", "policy.pt.json"]
+    assert (facts["format"], facts["env_name"], facts["env_kwargs"]) == ("torchscript", "Pendulum-v1", {"g": 9.5})
+    assert facts["policy"]["run"] == run_folder.name.rpartition("__")[2]
+    assert (facts["policy"]["checkpoint"], facts["policy"]["step"]) == ("step_00000600", 600)
+    assert (facts["obs"]["shape"], facts["obs"]["high"]) == ([3], [1.0, 1.0, 8.0])
+    assert (facts["action"]["shape"], facts["action"]["low"], facts["action"]["dtype"]) == ([1], [-2.0], "float32")
+    assert facts["checked"]["observations"] == 512
+    assert facts["checked"]["largest_difference"] < 1e-5
+    assert f"largest difference on 512 observations: {facts['checked']['largest_difference']:.1e}" in said
+    act = FORMATS["torchscript"].load(out)
+    recorded = open_run_policy(run_folder, tmp_path)
+    np.testing.assert_allclose(act(recorded.observations[:200, 0]), recorded.actions[:200, 0], atol=1e-5)
+    with pytest.raises(SystemExit):
+        play.main(words)
+    assert "is there already; give another -o, or --overwrite" in capsys.readouterr().err
+    assert play.main([*words, "--overwrite", "--checkpoint", "step_00000200"]) == 0
+    assert json.loads((tmp_path / "new" / "policy.pt.json").read_text())["policy"]["step"] == 200
+
+
+def open_run_policy(run_folder: Path, folder: Path) -> Episodes:
+    """Give an episode of a run's policy, from another start than an export's."""
+    out = folder / "recorded.h5"
+    words = ["--episodes", "1", "--seed", "7", "-o", str(out)]
+    assert play.main(["record", "--policy", str(run_folder), *words]) == 0
+    return open_episodes(out)
+
+
+def test_packages_that_an_export_needs_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = {"onnx": object(), "onnxscript": None, "onnxruntime": None}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there[name])
+    with pytest.raises(SystemExit) as ended:
+        play.main(["export", "anything", "--format", "onnx", "-o", str(tmp_path / "policy.onnx")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--format onnx needs onnxscript, onnxruntime; install gridpilot[onnx]" in said
 
 
 def test_torch_is_loaded_for_trained_policies_alone(tmp_path: Path) -> None:

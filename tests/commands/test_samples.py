@@ -115,3 +115,15 @@ def test_what_cannot_be_drawn_is_said_with_exit_code_2(
     assert code == 2
     assert said in capsys.readouterr().err
     assert {path.name for path in tmp_path.rglob("*.png")} == set()
+
+
+def test_a_policy_that_plans_with_drawn_noise_is_not_exported(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--format", "torchscript", "-o", str(tmp_path / "policy.pt")]
+    assert play.main(["export", str(runs["diffusion"]), *words]) == 2
+    said = capsys.readouterr().err
+    assert "the policy of vae_diffusion_rl can't be exported: it is more than a module from one observation" in said
+    assert list(tmp_path.iterdir()) == []
+    assert play.main(["export", str(runs["bc"]), *words]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["policy.pt", "policy.pt.json"]

@@ -350,6 +350,21 @@ def test_those_with_a_critic_come_above_the_mean_policy_of_the_data(
     assert train(small_offline(episodes, **MIRROR, **settings), 1_000) > 80
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_module_acts_as_the_policy_in_the_environments_units(
+    small_offline: BuildOffline, algorithm: str, normalize: bool
+) -> None:
+    trainer = small_offline(algorithm_name=algorithm, normalize_obs=normalize)
+    for _ in range(20):
+        trainer.train_step()
+    observed = np.random.default_rng(0).normal(3, 2, (200, 3)).astype(np.float32)
+    act, module = trainer.begin_acting(), trainer.build_policy_module()
+    action = module(torch.from_numpy(observed)).numpy()
+    np.testing.assert_allclose(action, np.stack([act(obs) for obs in observed]), atol=1e-6)
+    assert action.std() > 1e-3
+
+
 def test_references_are_those_of_the_data_set_in_the_same_environment(
     small_offline: BuildOffline, draw_episodes: DrawEpisodes
 ) -> None:

@@ -1,0 +1,161 @@
+"""`play.py export`: a run's policy as a file that acts without this project, checked against the policy itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envs.recipes import Amount
+from experiment.files import now_text, to_json_number, write_atomically, write_json
+from experiment.problems import Fault, SettingsError
+from experiment.provenance import hash_code
+from playing.endings import OK, ExportError
+from playing.policies import Restored, build_trained_policy, restore_run
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+NEEDED: Mapping[str, tuple[str, ...]] = {"torchscript": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+"""Formats, with the packages that each needs beside ours."""
+CHECKED = 512
+"""Observations that the file and the policy are compared on, from episodes in the environment."""
+TOLERANCE = 1e-5
+"""The largest difference between both, with each action's range as -1 to 1."""
+
+
+def export(args: Namespace, parser: ArgumentParser) -> int:
+    """Write the policy of a run into a file, and what it is beside it."""
+    if args.out.exists() and not args.overwrite:
+        parser.error(f"{args.out} is there already; give another -o, or --overwrite")
+    missing = [package for package in NEEDED[args.format] if importlib.util.find_spec(package) is None]
+    if missing:
+        parser.error(f"--format {args.format} needs {', '.join(missing)}; install gridpilot[{args.format}]")
+    with ExitStack() as stack:
+        restored = restore_run(args.run, args.checkpoint, args.device, stack)
+        module = build_module(restored)
+        observed, acted, bounds = record_acting(restored)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        difference = write_checked(module, args.format, args.out, observed, acted, bounds)
+        facts = describe_export(restored, args.format, difference)
+    write_json(find_facts_path(args.out), facts)
+    print(
+        f"{restored.run.folder.name}, {restored.checkpoint.path.stem}: {args.out} ({args.out.stat().st_size:,} bytes)"
+    )
+    print(f"largest difference on {len(observed)} observations: {difference:.1e} of half an action's range")
+    print(f"what it is: {find_facts_path(args.out)}")
+    return OK
+
+
+def find_facts_path(path: Path) -> Path:
+    """Give the file beside an exported one that says what it is."""
+    return path.with_name(f"{path.name}.json")
+
+
+def build_module(restored: Restored) -> nn.Module:
+    """Give the policy of a restored run as one module.
+
+    Raises:
+        SettingsError: it can't be written as one, and why.
+    """
+    from training.protocol import HasPolicyModule, NotOneModuleError
+
+    name, trainer = restored.config.algorithm_name, restored.trainer
+    why = "it is more than a module from one observation to one action (its trainer has no build_policy_module)"
+    if isinstance(trainer, HasPolicyModule):
+        try:
+            return trainer.build_policy_module()
+        except NotOneModuleError as error:
+            why = str(error)
+    raise SettingsError([Fault(("run",), f"the policy of {name} can't be exported: {why}")])
+
+
+def record_acting(restored: Restored) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Let the policy act in its environment.
+
+    Gives observations, (n, obs_dim), its actions at them, (n, action_dim), and the actions' bounds, (2, action_dim).
+    """
+    import numpy as np
+
+    from envs.record import record_policy
+
+    recorded = record_policy(build_trained_policy(restored), Amount(steps=CHECKED), 0.0, 0, lambda line: None)
+    episodes = [recorded.episode(number) for number in range(len(recorded))]
+    observed = np.concatenate([episode.observations[:-1, 0] for episode in episodes])
+    acted = np.concatenate([episode.actions[:, 0] for episode in episodes])
+    return observed, acted, np.stack([recorded.header.action_low[0], recorded.header.action_high[0]])
+
+
+def write_checked(
+    module: nn.Module,
+    format_name: str,
+    path: Path,
+    observed: NDArray[np.float32],
+    acted: NDArray[np.float32],
+    bounds: NDArray[np.float32],
+) -> float:
+    """Write a module's file, read it again, and give the largest difference between what it does and what was done.
+
+    Differences count with each action's range as -1 to 1. The file gets its name when it has passed.
+
+    Raises:
+        ExportError: the difference is too large; nothing is left behind, and an older file stays.
+    """
+    import numpy as np
+
+    from playing.formats import FORMATS
+
+    chosen = FORMATS[format_name]
+    unchecked = path.with_name(f".{path.name}.unchecked")
+    try:
+        write_atomically(unchecked, [chosen.write(module, observed.shape[1])])
+        low, high = bounds
+        action = np.asarray(chosen.load(unchecked)(observed), dtype=np.float64)
+        difference = float(np.max(np.abs(action - acted) / ((high - low) / 2)))
+        if not difference <= TOLERANCE:
+            message = (
+                f"the {format_name} file acts differently from the policy, by {difference:.1e} of half an action's"
+            )
+            raise ExportError(f"{message} range (at most {TOLERANCE:.0e} is allowed): it was not kept")
+        unchecked.replace(path)
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return difference
+
+
+def describe_export(restored: Restored, format_name: str, difference: float) -> dict[str, Any]:
+    """Say what an exported file is: whose policy, from what to what, and how it was checked, as plain JSON."""
+    import gymnasium as gym
+    import torch
+
+    from envs.make import make_env
+
+    config = restored.config
+    env = make_env(config.env_name, config.env_kwargs)
+    env.close()
+    assert isinstance(env.observation_space, gym.spaces.Box)
+    assert isinstance(env.action_space, gym.spaces.Box)
+    return {
+        "format": format_name,
+        "policy": dict(build_trained_policy(restored).facts),
+        "env_name": config.env_name,
+        "env_kwargs": config.env_kwargs,
+        "obs": describe_space(env.observation_space) | {"name": "obs", "takes": "float32, (batch, obs_dim)"},
+        "action": describe_space(env.action_space) | {"name": "action"},
+        "checked": {"observations": CHECKED, "largest_difference": difference, "of": "half an action's range"},
+        "torch": str(torch.__version__),
+        "code_version": hash_code([Path(__file__).resolve().parents[1]]),
+        "made": now_text(),
+    }
+
+
+def describe_space(space: gym.spaces.Box) -> dict[str, Any]:
+    """Give a space's shape, number type and bounds as plain JSON."""
+    low, high = ([to_json_number(float(bound)) for bound in bounds] for bounds in (space.low, space.high))
+    return {"shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
