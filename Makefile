@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Gridpilot needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --editable '.[diffusers,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[diffusers,dmc,dev]' -c constraints.txt
 	touch $@
 
 install: $(STAMP) ## create .venv and install everything

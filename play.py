@@ -5,6 +5,7 @@ python play.py record --policy scripted:pendulum_energy --noise 0.3 -o noisy.h5
 python play.py record --policy logs/<exp_name>/<run folder> --steps 10000
 python play.py evaluate logs/<exp_name>/<run folder>
 python play.py export logs/<exp_name>/<run folder> --format onnx -o policy.onnx
+python play.py render logs/<exp_name>/<run folder> -o flights.png --strips depth.png --video flights.gif
 python play.py samples logs/<exp_name>/<run folder of vae_diffusion_rl>
 python play.py info noisy.h5
 python play.py make pendulum-noisy    (`list` lists what can be made)
@@ -23,6 +24,7 @@ from playing.endings import ERROR, INTERRUPTED, find_code
 from playing.evaluating import evaluate
 from playing.exporting import NEEDED, export
 from playing.recording import DEFAULT_EPISODES, record
+from playing.rendering import render
 from playing.samples import show_samples
 from playing.share import share
 
@@ -35,6 +37,15 @@ def build_parser() -> ArgumentParser:
     trained = ArgumentParser(add_help=False, allow_abbrev=False)
     trained.add_argument("--checkpoint", default="newest", help="newest (default), best, or a name like step_00010000")
     trained.add_argument("--device", default="cpu", help="where a trained policy computes: cpu (default), cuda, cuda:1")
+
+    actor = ArgumentParser(add_help=False, allow_abbrev=False)
+    actor.add_argument("run", type=Path, nargs="?", help="the folder of a run, unless --policy is given")
+    actor.add_argument("--policy", help="random or scripted:<name>, in the place of a run")
+    actor.add_argument("--env", help="where --policy acts, unless it brings its environment")
+    told = "arguments of the environment; for a run, what is changed about those that it is evaluated with"
+    actor.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help=told)
+    told = "modules that register environments; a run has its own"
+    actor.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help=told)
 
     told = "record episodes into an HDF5 file"
     recorder = commands.add_parser("record", help=told, description=told, parents=[trained], allow_abbrev=False)
@@ -57,27 +68,12 @@ def build_parser() -> ArgumentParser:
     recorder.set_defaults(run_command=record)
 
     told = "evaluate a policy on the report seeds"
-    evaluator = commands.add_parser("evaluate", help=told, description=told, parents=[trained], allow_abbrev=False)
-    evaluator.add_argument("run", type=Path, nargs="?", help="the folder of a run, unless --policy is given")
-    evaluator.add_argument("--policy", help="random or scripted:<name>, in the place of a run")
-    evaluator.add_argument("--env", help="where --policy acts, unless it brings its environment")
-    evaluator.add_argument(
-        "--env-kwargs",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="arguments of the environment; for a run, what is changed about those that it is evaluated with",
+    evaluator = commands.add_parser(
+        "evaluate", help=told, description=told, parents=[trained, actor], allow_abbrev=False
     )
     evaluator.add_argument("--episodes", type=int, default=50, help="how many (default: 50)")
     evaluator.add_argument("--workers", type=int, default=1, help="processes that share them (default: 1)")
     evaluator.add_argument("--json", type=Path, help="write each episode's numbers, with who acted and where")
-    evaluator.add_argument(
-        "--imports",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="modules that register environments; a run has its own",
-    )
     evaluator.set_defaults(run_command=evaluate)
     # Not listed: `evaluate` starts it.
     commands.add_parser("share", allow_abbrev=False).set_defaults(run_command=share)
@@ -89,6 +85,15 @@ def build_parser() -> ArgumentParser:
     exporter.add_argument("-o", "--out", type=Path, required=True, help="the file; what it is goes to <file>.json")
     exporter.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     exporter.set_defaults(run_command=export)
+
+    told = "draw what a policy does in a navigation task"
+    renderer = commands.add_parser("render", help=told, description=told, parents=[trained, actor], allow_abbrev=False)
+    renderer.add_argument("-o", "--out", type=Path, help="maps with the paths flown, a .png")
+    renderer.add_argument("--strips", type=Path, help="what the camera saw, a .png")
+    renderer.add_argument("--video", type=Path, help="maps and camera as a film: .gif, or .mp4 (gridpilot[video])")
+    renderer.add_argument("--episodes", type=int, default=6, help="how many report seeds (default: 6)")
+    renderer.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="these in the place of report seeds")
+    renderer.set_defaults(run_command=render)
 
     told = "hold what a diffusion policy draws against the data it learned from"
     sampler = commands.add_parser("samples", help=told, description=told, parents=[trained], allow_abbrev=False)

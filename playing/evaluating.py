@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiment.files import now_text, write_atomically
 from experiment.provenance import hash_code
 from playing.endings import OK
+from playing.policies import check_actor
 from playing.sharing import Actor, Request, share_evaluation
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 def evaluate(args: Namespace, parser: ArgumentParser) -> int:
     """Evaluate a policy on the report seeds: a run's as its own final evaluation does, or an untrained one's."""
-    check_usage(args, parser)
+    for name in ("episodes", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: give 1 or more")
+    check_actor(args, parser)
     from envs.record import read_env_kwargs
 
     request = Request(
@@ -44,18 +48,6 @@ def evaluate(args: Namespace, parser: ArgumentParser) -> int:
     if args.json is not None:
         write_atomically(args.json, [json.dumps(written, indent=1, allow_nan=False).encode() + b"\n"])
     return OK
-
-
-def check_usage(args: Namespace, parser: ArgumentParser) -> None:
-    """End the command where its flags contradict each other."""
-    for name in ("episodes", "workers"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: give 1 or more")
-    if (args.run is None) == (args.policy is None):
-        parser.error("give either the folder of a run or --policy random or scripted:<name>")
-    for name in ("env", "imports"):
-        if args.run is not None and getattr(args, name):
-            parser.error(f"--{name}: a run brings its own; --env-kwargs changes arguments of its environment")
 
 
 def write_out(actor: Actor, evaluation: Evaluation) -> dict[str, Any]:

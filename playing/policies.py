@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -122,6 +122,15 @@ def build_trained_policy(restored: Restored) -> Policy:
         raise SettingsError([Fault(("policy",), message)])
     facts = describe_policy(restored)
     return Policy(config.env_name, config.env_kwargs, facts, lambda env, generator: trainer.begin_acting())
+
+
+def check_actor(args: Namespace, parser: ArgumentParser) -> None:
+    """End a command that takes a run or an untrained policy, and got neither, both, or what belongs to the other."""
+    if (args.run is None) == (args.policy is None):
+        parser.error("give either the folder of a run or --policy random or scripted:<name>")
+    for name in ("env", "imports"):
+        if args.run is not None and getattr(args, name):
+            parser.error(f"--{name}: a run brings its own; --env-kwargs changes arguments of its environment")
 
 
 def open_untrained(text: str, env_name: str | None, env_kwargs: Mapping[str, Any], imports: Sequence[str]) -> Policy:
