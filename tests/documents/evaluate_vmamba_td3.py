@@ -3,7 +3,7 @@
 
 import torch
 import numpy as np
-from algorithm.vmamba_td3.vmamba_td3 import make_agent
+from rl.vmamba_td3.published import make_agent  # changed: was `from algorithm.vmamba_td3.vmamba_td3 import make_agent`
 from envs import classic_gym as gym  # changed: was `import gym`
 from config import get_config  # added: as the other script has it
 

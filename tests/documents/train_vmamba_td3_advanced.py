@@ -2,8 +2,8 @@
 # train_vmamba_td3_advanced.py
 
 import torch
-from algorithm.vmamba_td3.vmamba_td3 import VMambaTD3Agent
-from algorithm.vmamba_td3.vmamba_td3 import make_agent
+from rl.vmamba_td3.published import VMambaTD3Agent  # changed: was `from algorithm.vmamba_td3.vmamba_td3 import VMambaTD3Agent`
+from rl.vmamba_td3.published import make_agent  # changed: was `from algorithm.vmamba_td3.vmamba_td3 import make_agent`
 
 def custom_training_loop():
     """自定义训练循环示例"""

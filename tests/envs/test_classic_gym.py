@@ -157,6 +157,12 @@ def test_what_gym_makes_is_an_environment_of_gyms_with_its_spaces(gym: ModuleTyp
     assert len(env.step(env.action_space.sample())) == 4
 
 
+def test_arguments_given_to_gym_reach_the_environment(gym: ModuleType) -> None:
+    register_in_gym()
+    env = gym.envs.registration.registry["AirSimEnv-v42"].entry_point(**SMALL)
+    assert env.observation_space["depth"].shape == (2, 1, 8, 12)
+
+
 def test_registering_again_changes_nothing(gym: ModuleType) -> None:
     register_in_gym()
     before = dict(gym.envs.registration.registry)
