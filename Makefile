@@ -34,14 +34,15 @@ test: $(STAMP) check ## every test that CI runs
 test-slow: $(STAMP) ## the longer tests: learning, chaos, exact resuming
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400
 
-bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, and of the diffusion agent's actions
+bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, of the diffusion agent's actions, and of scans
 	$(BIN)/python -m benchmarks.newcomer
 	$(BIN)/python -m pip install --quiet --editable '.[diffusers,bench]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ddpg
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.diffusion
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scan
 
 lock: ## renew constraints.txt from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --all-extras --quiet --no-header --no-annotate --python-version 3.11 -o constraints.txt
+	uv pip compile pyproject.toml --extra dev --extra diffusers --extra bench --quiet --no-header --no-annotate --python-version 3.11 -o constraints.txt
 
 clean: ## remove the virtual environment and caches (never logs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from rl.scan.arguments import ScanArguments
 from rl.scan.by_c import CompiledScan
 from rl.scan.by_torch import scan_by_torch
 
-BackendName = Literal["auto", "torch", "c"]
+BackendName = Literal["auto", "torch", "c", "triton", "mamba_ssm"]
 
 
 class ScanBackendError(ValueError):
@@ -56,41 +57,39 @@ def describe_backend(device: torch.device, backend: BackendName = "auto") -> dic
 
 @cache
 def choose_backend(name: BackendName, device_type: str, dtype: torch.dtype) -> Backend:
-    """Give the backend of that name, or the fastest there is for "auto".
+    """Give the backend of that name, or for "auto" the fastest for a type of numbers that needs no other package.
+
+    Where the fastest can't be had "auto" is torch, and it is said once a process why.
 
     Raises:
-        ScanBackendError: it can't be had, or not on this kind of device; or there is none of that name.
+        ScanBackendError: it can't be had, or not for this kind of device; or there is none of that name.
     """
-    return _choose_automatically(device_type, dtype) if name == "auto" else _get_builder(name)(device_type)
-
-
-def _choose_automatically(device_type: str, dtype: torch.dtype) -> Backend:
-    """Give the fastest backend that keeps float64; once a process it is said if a faster one can't be had."""
+    if name != "auto":
+        return _build(name, device_type)
     fastest = _FASTEST.get(device_type, "torch")
     if dtype == torch.float64 or fastest == "torch":
-        return _build_torch(device_type)
+        return _build_torch()
     try:
-        return _BUILDERS[fastest](device_type)
+        return _build(fastest, device_type)
     except ScanBackendError as error:
         warnings.warn(f"selective scans are done by torch, several times slower: {error}", stacklevel=2)
-        return _build_torch(device_type)
+        return _build_torch()
 
 
-def _get_builder(name: str) -> Callable[[str], Backend]:
+def _build(name: str, device_type: str) -> Backend:
     if name not in _BUILDERS:
         raise ScanBackendError(f"there is no scan backend {name!r}; there are auto, {', '.join(_BUILDERS)}")
-    return _BUILDERS[name]
+    build, needed = _BUILDERS[name]
+    if needed is not None and device_type != needed:
+        raise ScanBackendError(f"the scan backend {name!r} is for {needed}, and the device is {device_type}; take auto")
+    return build()
 
 
-def _build_torch(device_type: str) -> Backend:
+def _build_torch() -> Backend:
     return Backend("torch", f"torch {torch.__version__}", keeps_double=True, scan=scan_by_torch)
 
 
-def _build_c(device_type: str) -> Backend:
-    if device_type != "cpu":
-        raise ScanBackendError(
-            f"the scan backend 'c' works on the CPU, and the tensors are on {device_type}; take auto"
-        )
+def _build_c() -> Backend:
     try:
         compiled, compiler = CompiledScan(), find_compiler()
     except NativeError as error:
@@ -99,5 +98,32 @@ def _build_c(device_type: str) -> Backend:
     return Backend("c", details, keeps_double=False, scan=compiled.scan)
 
 
-_FASTEST: Mapping[str, str] = {"cpu": "c"}
-_BUILDERS: Mapping[str, Callable[[str], Backend]] = {"torch": _build_torch, "c": _build_c}
+def _build_triton() -> Backend:
+    try:
+        import triton
+
+        from rl.scan.by_triton import scan_by_triton
+    except ImportError as error:
+        raise ScanBackendError(f"{error}; Triton comes with torch for CUDA, or by pip install triton") from error
+    return Backend("triton", f"triton {triton.__version__}", keeps_double=False, scan=scan_by_triton)
+
+
+def _build_mamba_ssm() -> Backend:
+    from rl.scan.by_mamba_ssm import load_scan
+
+    try:
+        scan = load_scan()
+    except (ImportError, OSError) as error:
+        advice = "pip install --no-build-isolation '.[mamba]' builds it for the torch that is here"
+        raise ScanBackendError(f"mamba_ssm can't be loaded: {error}; {advice}") from error
+    return Backend("mamba_ssm", f"mamba-ssm {version('mamba-ssm')}", keeps_double=False, scan=scan)
+
+
+_FASTEST: Mapping[str, str] = {"cpu": "c", "cuda": "triton"}
+_BUILDERS: Mapping[str, tuple[Callable[[], Backend], str | None]] = {
+    "torch": (_build_torch, None),
+    "c": (_build_c, "cpu"),
+    "triton": (_build_triton, "cuda"),
+    "mamba_ssm": (_build_mamba_ssm, "cuda"),
+}
+"""How to have each, and the only kind of device that it is for."""
