@@ -44,7 +44,7 @@ bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG bes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scan
 
 lock: ## renew constraints.txt from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra dev --extra diffusers --extra bench --quiet --no-header --no-annotate --python-version 3.11 -o constraints.txt
+	uv pip compile pyproject.toml --extra dev --extra diffusers --extra dmc --extra onnx --extra video --extra bench --quiet --no-header --no-annotate --python-version 3.11 -o constraints.txt
 
 clean: ## remove the virtual environment and caches (never logs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.ddpg import describe_goal, print_row, time_calls
+from benchmarks.ddpg import describe_goal, time_calls
+from benchmarks.tables import print_row
 from experiment.provenance import describe_machine
 from rl.scan.arguments import ScanArguments
 from rl.scan.backends import BackendName, ScanBackendError, describe_backend
