@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.drone.pid import control_drone_track
+
 Controller: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Gives the base action, of shape (action_dim,) and in [-1, 1], for one observation. Holds no state."""
 
@@ -36,6 +38,7 @@ def control_pendulum_energy(obs: NDArray[Any]) -> NDArray[np.float32]:
 
 
 CONTROLLERS: dict[str, tuple[tuple[str, ...], Controller]] = {
-    "pendulum_energy": (("Pendulum-v1",), control_pendulum_energy)
+    "pendulum_energy": (("Pendulum-v1",), control_pendulum_energy),
+    "drone_track_pid": (("DroneTrack-v0",), control_drone_track),
 }
 """Base controllers by name, each with the ids of the environments that it controls."""

@@ -75,6 +75,7 @@ OWN = (
         max_episode_steps=300,
         vector_entry_point="envs.drone.depth_nav_vector:DepthNavVectorEnv",
     ),
+    Registration("DroneTrack-v0", "envs.drone.track:DroneTrackEnv", max_episode_steps=500),
     Registration("TwoHandReach-v0", "envs.reach.env:TwoHandReachEnv", max_episode_steps=100),
 )
 

@@ -37,7 +37,9 @@ class OffPolicyConfig(TrainerConfig):
     n_step: Annotated[Int, Field(ge=1, le=1000)] = 1
     normalize_obs: bool = False
     normalize_reward: bool = False
-    base_controller: Annotated[Literal["pendulum_energy"] | None, Field(json_schema_extra=SHAPE)] = None
+    base_controller: Annotated[Literal["pendulum_energy", "drone_track_pid"] | None, Field(json_schema_extra=SHAPE)] = (
+        None
+    )
     delta_scale_max: Annotated[float, Field(gt=0)] | None = None
 
     @property
