@@ -161,8 +161,8 @@ static void write_tile(float *rows, int64_t stride, int64_t lanes, int64_t colum
             rows[i * stride + j] = flat[j * LANES + i];
 }
 
-/* Add up the lanes of each of `columns` vectors. */
-static void sum_lanes(const Lanes *tile, int64_t columns, float *sums)
+/* Add up the lanes of each of `columns` vectors; the sums are `stride` apart. */
+static void sum_lanes(const Lanes *tile, int64_t columns, float *sums, int64_t stride)
 {
     for (int part = 0; part < columns; part += LANES) {
         Lanes block[LANES], sum = fill(0);
@@ -174,6 +174,6 @@ static void sum_lanes(const Lanes *tile, int64_t columns, float *sums)
         for (int i = 0; i < LANES; i++)
             sum += block[i];
         for (int64_t i = 0; i < LANES && part + i < columns; i++)
-            sums[part + i] = sum[i];
+            sums[(part + i) * stride] = sum[i];
     }
 }

@@ -5,9 +5,9 @@
        h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t + D u_t        h_0 = 0
 
    A lane is a channel: LANES neighbouring channels of a group, a block, go through time together. Time is cut into
-   chunks of CHUNK steps. In memory time is innermost, so each block's chunk is turned round as it is read, into a tile,
-   and back as it is written. Forward keeps the states before each chunk but the first; backward makes the states of one
-   chunk again before it goes through it in reverse.
+   chunks of CHUNK steps. Where in memory time is innermost, each block's chunk is turned round as it is read, into a
+   tile, and back as it is written; where channels are, its steps are vectors as they are. Forward keeps the states
+   before each chunk but the first; backward makes the states of one chunk again before it goes through it in reverse.
 
    Results depend on LANES, so on the processor's kind, and not on the number of threads. Any number of channels, states
    and steps will do; full blocks and full chunks are fastest. */
@@ -24,9 +24,13 @@
 #define LEAST_SHARES 16 /* pieces of work that backward is cut into, if there are as many images */
 #define MOST_THREADS 256
 
-/* What a scan is called with; `rl/scan/by_c.py` has the same. D and bias may be null. */
+/* What a scan is called with; `rl/scan/by_c.py` has the same. D and bias may be null.
+
+   u, delta and y are batch, group, channel, step in memory, B and C are batch, group, state, step; or, with
+   `channels_last`, batch, step, group, channel and batch, step, group, state. */
 typedef struct {
-    int64_t batch, groups, channels, states, steps, softplus, threads; /* channels: of one group */
+    int64_t batch, groups, channels, states, steps; /* channels: of one group */
+    int64_t channels_last, softplus, threads;
     const float *u, *delta, *A, *B, *C, *D, *bias;
 } Scan;
 
@@ -44,6 +48,8 @@ static int64_t least(int64_t one, int64_t other) { return one < other ? one : ot
 
 static int64_t divide_up(int64_t amount, int64_t size) { return (amount + size - 1) / size; }
 
+static int64_t count_dim(const Scan *scan) { return scan->groups * scan->channels; }
+
 static int64_t count_blocks(const Scan *scan) { return divide_up(scan->channels, LANES); }
 
 static int64_t count_chunks(const Scan *scan) { return divide_up(scan->steps, CHUNK); }
@@ -53,20 +59,61 @@ static void *allocate(int64_t vectors) { return aligned_alloc(64, (vectors * siz
 static Site find_site(const Scan *scan, int64_t image, int64_t group, int64_t block, int64_t chunk)
 {
     const int64_t first = block * LANES, step = chunk * CHUNK, part = image * scan->groups + group;
+    const int64_t moment = image * scan->steps + step, channel = group * scan->channels + first;
+    const int last = scan->channels_last != 0;
     return (Site){
         .lanes = least(LANES, scan->channels - first),
         .steps = least(CHUNK, scan->steps - step),
-        .channel = group * scan->channels + first,
-        .shared = part * scan->states * scan->steps + step,
-        .place = (part * scan->channels + first) * scan->steps + step,
+        .channel = channel,
+        .shared = last ? (moment * scan->groups + group) * scan->states : part * scan->states * scan->steps + step,
+        .place = last ? moment * count_dim(scan) + channel : (part * scan->channels + first) * scan->steps + step,
     };
+}
+
+/* In B and C: how far off the next state is, and the next step. */
+static int64_t find_state_stride(const Scan *scan) { return scan->channels_last ? 1 : scan->steps; }
+
+static int64_t find_step_stride(const Scan *scan) { return scan->channels_last ? scan->groups * scan->states : 1; }
+
+/* Read a block's chunk of u, delta or y: a vector for each step. `ahead`: see `read_tile`. */
+static void read_chunk(const Scan *scan, const Site *site, const float *numbers, int64_t ahead, Lanes *tile)
+{
+    const int64_t dim = count_dim(scan);
+    const float *rows = numbers + site->place;
+    if (!scan->channels_last) {
+        const float *end = numbers + scan->batch * dim * scan->steps;
+        read_tile(rows, scan->steps, end, ahead, site->lanes, site->steps, tile);
+    } else if (site->lanes == LANES) {
+        for (int64_t t = 0; t < site->steps; t++)
+            tile[t] = *(const Loose *)(rows + t * dim);
+    } else {
+        memset(tile, 0, CHUNK * sizeof *tile);
+        for (int64_t t = 0; t < site->steps; t++)
+            memcpy(tile + t, rows + t * dim, site->lanes * sizeof *rows);
+    }
+}
+
+/* Write what `read_chunk` reads. */
+static void write_chunk(const Scan *scan, const Site *site, float *numbers, const Lanes *tile)
+{
+    const int64_t dim = count_dim(scan);
+    float *rows = numbers + site->place;
+    if (!scan->channels_last) {
+        write_tile(rows, scan->steps, site->lanes, site->steps, tile);
+    } else if (site->lanes == LANES) {
+        for (int64_t t = 0; t < site->steps; t++)
+            *(Loose *)(rows + t * dim) = tile[t];
+    } else {
+        for (int64_t t = 0; t < site->steps; t++)
+            memcpy(rows + t * dim, tile + t, site->lanes * sizeof *rows);
+    }
 }
 
 /* What each channel has of its own, as block, state (and two more), lane: A times log2(e), so that decays are powers
    of 2, then D, then bias. Gradients are added up in the same order. */
 static void read_weights(const Scan *scan, Lanes *weights)
 {
-    const int64_t states = scan->states, dim = scan->groups * scan->channels;
+    const int64_t states = scan->states, dim = count_dim(scan);
     for (int64_t i = 0; i < scan->groups * count_blocks(scan); i++, weights += states + 2) {
         const Site site = find_site(scan, 0, i / count_blocks(scan), i % count_blocks(scan), 0);
         for (int64_t n = 0; n < states; n += TILE) {
@@ -88,9 +135,8 @@ static void read_weights(const Scan *scan, Lanes *weights)
 static void read_inputs(const Scan *scan, const Site *site, Lanes bias, int64_t ahead, Lanes *u, Lanes *delta,
                         Lanes *slope)
 {
-    const int64_t size = scan->batch * scan->groups * scan->channels * scan->steps;
-    read_tile(scan->u + site->place, scan->steps, scan->u + size, ahead, site->lanes, site->steps, u);
-    read_tile(scan->delta + site->place, scan->steps, scan->delta + size, ahead, site->lanes, site->steps, delta);
+    read_chunk(scan, site, scan->u, ahead, u);
+    read_chunk(scan, site, scan->delta, ahead, delta);
     for (int64_t t = 0; t < site->steps; t++) {
         slope[t] = fill(1);
         delta[t] += bias;
@@ -152,6 +198,7 @@ static void run_block(const Job *job, int64_t task, Lanes *states)
 {
     const Scan *scan = job->scan;
     const int64_t blocks = count_blocks(scan), group = task / blocks % scan->groups, block = task % blocks;
+    const int64_t state_stride = find_state_stride(scan), step_stride = find_step_stride(scan);
     const Lanes *weights = job->weights + (group * blocks + block) * (scan->states + 2);
     memset(states, 0, scan->states * sizeof *states);
     for (int64_t chunk = 0; chunk < count_chunks(scan); chunk++) {
@@ -165,16 +212,16 @@ static void run_block(const Job *job, int64_t task, Lanes *states)
         if (job->checkpoints && chunk)
             memcpy(find_checkpoint(job, task, chunk), states, scan->states * sizeof *states);
         for (int64_t n = 0; n < scan->states; n++) {
-            const float *B = scan->B + site.shared + n * scan->steps, *C = scan->C + site.shared + n * scan->steps;
+            const float *B = scan->B + site.shared + n * state_stride, *C = scan->C + site.shared + n * state_stride;
             const Lanes rate = weights[n];
             Lanes state = states[n];
             for (int64_t t = 0; t < site.steps; t++) {
-                state = find_power(delta[t] * rate) * state + drive[t] * B[t];
-                y[t] += state * C[t];
+                state = find_power(delta[t] * rate) * state + drive[t] * B[t * step_stride];
+                y[t] += state * C[t * step_stride];
             }
             states[n] = state;
         }
-        write_tile(job->y + site.place, scan->steps, site.lanes, site.steps, y);
+        write_chunk(scan, &site, job->y, y);
     }
 }
 
@@ -192,17 +239,17 @@ static void pull_back(const Job *job, const Site *site, const Trail *trail)
 {
     const Scan *scan = job->scan;
     const int64_t steps = site->steps, ahead = LANES * scan->steps; /* the next block is next */
-    const float *end = job->slope + scan->batch * scan->groups * scan->channels * scan->steps;
+    const int64_t state_stride = find_state_stride(scan), step_stride = find_step_stride(scan);
     const Lanes skip = trail->weights[scan->states], bias = trail->weights[scan->states + 1];
     Lanes u[CHUNK], delta[CHUNK], soft[CHUNK], drive[CHUNK], slope[CHUNK], for_drive[CHUNK], for_delta[CHUNK];
     read_inputs(scan, site, bias, ahead, u, delta, soft);
-    read_tile(job->slope + site->place, scan->steps, end, ahead, site->lanes, steps, slope);
+    read_chunk(scan, site, job->slope, ahead, slope);
     for (int64_t t = 0; t < steps; t++) {
         drive[t] = delta[t] * u[t];
         for_drive[t] = for_delta[t] = fill(0);
     }
     for (int64_t n = 0; n < scan->states; n++) {
-        const float *B = scan->B + site->shared + n * scan->steps, *C = scan->C + site->shared + n * scan->steps;
+        const float *B = scan->B + site->shared + n * state_stride, *C = scan->C + site->shared + n * state_stride;
         const Lanes rate = trail->weights[n];
         Lanes decays[CHUNK], states[CHUNK + 1], pull = trail->pulls[n], sum = fill(0);
         Lanes *for_B = trail->for_B + n * CHUNK, *for_C = trail->for_C + n * CHUNK;
@@ -211,13 +258,13 @@ static void pull_back(const Job *job, const Site *site, const Trail *trail)
             states[0] = ((const Loose *)trail->starts)[n];
         for (int64_t t = 0; t < steps; t++) {
             decays[t] = find_power(delta[t] * rate);
-            states[t + 1] = decays[t] * states[t] + drive[t] * B[t];
+            states[t + 1] = decays[t] * states[t] + drive[t] * B[t * step_stride];
         }
         for (int64_t t = steps - 1; t >= 0; t--) {
-            pull += slope[t] * C[t];
+            pull += slope[t] * C[t * step_stride];
             for_C[t] += slope[t] * states[t + 1];
             for_B[t] += pull * drive[t];
-            for_drive[t] += pull * B[t];
+            for_drive[t] += pull * B[t * step_stride];
             pull *= decays[t];
             const Lanes for_exponent = pull * states[t]; /* of what the decay is e to the power of */
             for_delta[t] += for_exponent * rate;
@@ -232,8 +279,8 @@ static void pull_back(const Job *job, const Site *site, const Trail *trail)
         trail->sums[scan->states] += slope[t] * u[t];
         trail->sums[scan->states + 1] += for_delta[t];
     }
-    write_tile(job->gradients.u + site->place, scan->steps, site->lanes, steps, for_drive);
-    write_tile(job->gradients.delta + site->place, scan->steps, site->lanes, steps, for_delta);
+    write_chunk(scan, site, job->gradients.u, for_drive);
+    write_chunk(scan, site, job->gradients.delta, for_delta);
 }
 
 /* One image's group, from the last chunk to the first. */
@@ -261,8 +308,9 @@ static void pull_image_back(const Job *job, int64_t image, int64_t group, Lanes 
         }
         site = find_site(scan, image, group, 0, chunk);
         for (int64_t n = 0; n < states; n++) {
-            sum_lanes(for_B + n * CHUNK, site.steps, job->gradients.B + site.shared + n * scan->steps);
-            sum_lanes(for_C + n * CHUNK, site.steps, job->gradients.C + site.shared + n * scan->steps);
+            const int64_t place = site.shared + n * find_state_stride(scan), stride = find_step_stride(scan);
+            sum_lanes(for_B + n * CHUNK, site.steps, job->gradients.B + place, stride);
+            sum_lanes(for_C + n * CHUNK, site.steps, job->gradients.C + place, stride);
         }
     }
 }

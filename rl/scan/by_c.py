@@ -1,7 +1,9 @@
 """The selective scan by a C library, `native/selective_scan.c`: float32 on the CPU.
 
 It keeps a state for every 16 steps for the gradients, and nothing else that grows with the batch. It follows
-`torch.get_num_threads()`, and gives the same bits on any number of threads.
+`torch.get_num_threads()`, and gives the same bits on any number of threads. Time may be innermost in memory, or the
+channels, as where u is a transposed (batch, L, dim): nothing is turned round then, and y and the gradients are laid out
+so too.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ UPDATES_FOR_A_THREAD = 2**18
 
 _Pointer = ctypes.c_void_p
 _TENSORS = ("u", "delta", "A", "B", "C", "D", "bias")
+_TURNED = ("u", "delta", "B", "C")
+"""Those that have an axis of time."""
 
 
 class _Scan(ctypes.Structure):
     """A scan's sizes and arguments as the library reads them."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "groups", "channels", "states", "steps", "softplus", "threads")),
+        *((name, ctypes.c_int64) for name in ("batch", "groups", "channels", "states", "steps")),
+        *((name, ctypes.c_int64) for name in ("channels_last", "softplus", "threads")),
         *((name, _Pointer) for name in _TENSORS),
     ]
 
@@ -61,7 +66,7 @@ class CompiledScan:
         if torch.is_grad_enabled():
             y: Tensor = _Scanned.apply(self, arguments.delta_softplus, *arguments.tensors)  # type: ignore[no-untyped-call]
             return y
-        return self.run_forward(_make_contiguous(arguments.tensors), arguments.delta_softplus, keep=False)[0]
+        return self.run_forward(_lay_out(arguments.tensors), arguments.delta_softplus, keep=False)[0]
 
     def run_forward(
         self, tensors: Sequence[Tensor | None], softplus: bool, *, keep: bool
@@ -78,7 +83,7 @@ class CompiledScan:
     def run_backward(
         self, tensors: Sequence[Tensor | None], softplus: bool, slope: Tensor, kept: Tensor
     ) -> list[Tensor | None]:
-        """Give the gradients of all tensors; `slope` is the loss's derivative by y, contiguous."""
+        """Give the gradients of all tensors; `slope` is the loss's derivative by y, laid out as u."""
         scan = _describe(tensors, softplus)
         gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in tensors]
         places = _Gradients(*map(_find_address, gradients))
@@ -91,7 +96,7 @@ class _Scanned(Function):
 
     @staticmethod
     def forward(ctx: Any, compiled: CompiledScan, softplus: bool, *tensors: Tensor | None) -> Tensor:
-        dense = _make_contiguous(tensors)
+        dense = _lay_out(tensors)
         y, kept = compiled.run_forward(dense, softplus, keep=True)
         ctx.compiled, ctx.softplus = compiled, softplus
         ctx.save_for_backward(kept, *dense)
@@ -102,22 +107,39 @@ class _Scanned(Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Give all gradients: each costs little beside the states that all of them need."""
         kept, *tensors = ctx.saved_tensors
-        return None, None, *ctx.compiled.run_backward(tensors, ctx.softplus, slope.contiguous(), kept)
+        slope = _put_channels_last(slope) if _has_channels_last(tensors[0]) else slope.contiguous()
+        return None, None, *ctx.compiled.run_backward(tensors, ctx.softplus, slope, kept)
 
 
-def _make_contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+def _has_channels_last(u: Tensor) -> bool:
+    return not u.is_contiguous() and u.transpose(1, 2).is_contiguous()
+
+
+def _put_channels_last(tensor: Tensor) -> Tensor:
+    """Give the same numbers with the last axis behind the batch's in memory, copied only if they aren't so already."""
+    turned = tensor.movedim(-1, 1)
+    return tensor if turned.is_contiguous() else turned.contiguous().movedim(1, -1)
+
+
+def _lay_out(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Give the tensors as u is laid out: without gaps, time innermost or the channels and states."""
+    assert tensors[0] is not None
+    turned = _TURNED if _has_channels_last(tensors[0]) else ()
+    return [
+        None if tensor is None else _put_channels_last(tensor) if name in turned else tensor.contiguous()
+        for name, tensor in zip(_TENSORS, tensors, strict=True)
+    ]
 
 
 def _describe(tensors: Sequence[Tensor | None], softplus: bool) -> _Scan:
-    """Give what the library is called with, for contiguous tensors that outlive the call."""
+    """Give what the library is called with, for tensors of `_lay_out` that outlive the call."""
     u, _, _, B, *_ = tensors
     assert u is not None
     assert B is not None
     (batch, dim, steps), (groups, states) = u.shape, B.shape[1:3]
     threads = min(torch.get_num_threads(), 1 + u.numel() * states // UPDATES_FOR_A_THREAD)
     addresses = map(_find_address, tensors)
-    return _Scan(batch, groups, dim // groups, states, steps, softplus, threads, *addresses)
+    return _Scan(batch, groups, dim // groups, states, steps, _has_channels_last(u), softplus, threads, *addresses)
 
 
 def _find_address(tensor: Tensor | None) -> int | None:

@@ -39,14 +39,13 @@ class CrossOrder:
 @lru_cache(maxsize=64)
 def find_order(height: int, width: int, device: torch.device) -> CrossOrder:
     """Give the tables of one size of map; they are made once."""
-    with torch.inference_mode(False):  # or they could not be used outside it later
-        by_rows = torch.arange(height * width)
-        by_columns = by_rows.view(height, width).t().flatten()
-        visited = torch.stack([by_rows, by_columns, by_rows.flip(0), by_columns.flip(0)], dim=1)
-        paths = torch.arange(NUM_PATHS)
-        undo = visited.argsort(dim=0) * NUM_PATHS + paths
-        tables = (visited, visited * NUM_PATHS + paths, undo.t(), undo)
-        return CrossOrder(*(table.flatten().to(device) for table in tables))
+    by_rows = torch.arange(height * width)
+    by_columns = by_rows.view(height, width).t().flatten()
+    visited = torch.stack([by_rows, by_columns, by_rows.flip(0), by_columns.flip(0)], dim=1)
+    paths = torch.arange(NUM_PATHS)
+    undo = visited.argsort(dim=0) * NUM_PATHS + paths
+    tables = (visited, visited * NUM_PATHS + paths, undo.t(), undo)
+    return CrossOrder(*(table.flatten().to(device) for table in tables))
 
 
 def cross_scan(features: Tensor) -> Tensor:

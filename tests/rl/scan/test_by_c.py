@@ -54,6 +54,25 @@ def test_the_number_of_threads_changes_no_bit(tools: Tools, compiled: CompiledSc
         assert all(torch.equal(other[name], results[0][name]) for name in other)
 
 
+@pytest.mark.usefixtures("_several_threads_also_for_small_scans")
+@pytest.mark.parametrize("shape", [(2, 2, 37, 5, 45), (3, 4, 32, 16, 16), (2, 1, 16, 3, 4), (2, 1, 3, 1, 2)])
+def test_channels_last_in_memory_give_the_same_bits_laid_out_like_them(
+    tools: Tools, compiled: CompiledScan, shape: tuple[int, ...]
+) -> None:
+    arguments = tools.draw_arguments(*shape)
+    turned = arguments | {
+        name: arguments[name].movedim(-1, 1).contiguous().movedim(1, -1) for name in ("u", "delta", "B", "C")
+    }
+    assert not turned["u"].is_contiguous()
+    one, other = (tools.find_y_and_gradients(partial(scan, compiled), which) for which in (arguments, turned))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("y", "u", "delta"):
+        assert other[name].transpose(1, 2).is_contiguous(), name
+    # Whatever the others are laid out like, u decides.
+    mixed = tools.find_y_and_gradients(partial(scan, compiled), arguments | {"u": turned["u"]})
+    assert all(torch.equal(one[name], mixed[name]) for name in one)
+
+
 def test_small_scans_start_no_thread(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     small, large = (tools.draw_arguments(1, 1, 16, 4, steps).values() for steps in (10, 2**13))
