@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Gridpilot needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --editable '.[diffusers,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[diffusers,dmc,dev]' -c constraints.txt
 	touch $@
 
 install: $(STAMP) ## create .venv and install everything
@@ -34,11 +34,13 @@ test: $(STAMP) check ## every test that CI runs
 test-slow: $(STAMP) ## the longer tests: learning, chaos, exact resuming
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400
 
-bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, and of the diffusion agent's actions
+bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, of the diffusion agent's actions, and of drones beside PyFlyt's
 	$(BIN)/python -m benchmarks.newcomer
 	$(BIN)/python -m pip install --quiet --editable '.[diffusers,bench]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ddpg
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.diffusion
+	$(BIN)/python -m benchmarks.peers.make_venv pyflyt
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.envs
 
 lock: ## renew constraints.txt from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --quiet --no-header --no-annotate --python-version 3.11 -o constraints.txt

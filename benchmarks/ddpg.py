@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.tables import print_row
 from experiment.provenance import describe_machine
 from experiment.run import Run
 from rl import fast_ddpg
@@ -264,11 +265,6 @@ def describe_goal(ratio: float, goal: float | None) -> str:
     if goal is None:
         return f"{ratio:.2f}"
     return f"{ratio:.2f} (goal {goal:.2f}: {'met' if ratio >= goal else 'MISSED'})"
-
-
-def print_row(*cells: object) -> None:
-    """Print one row of a Markdown table at once, as the next takes a while."""
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def print_loops(cases: Sequence[Case], repetitions: int, steps: int | None) -> bool:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.ddpg import print_row
+from benchmarks.tables import print_row
 from diffuser.datasets.batch import History, SequenceBatch
 from diffuser.datasets.normalization import ActionScale, ObsNormalizer
 from diffuser.models import layers

@@ -165,6 +165,19 @@ def _blame_changes(fault: Fault, key: str) -> Fault:
 
 
 @contextmanager
+def mute_mujoco() -> Iterator[None]:
+    """Keep what MuJoCo says about a model that is being loaded to itself; warnings of later steps are kept."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+@contextmanager
 def _quiet_making(env_name: str) -> Iterator[None]:
     """Keep gymnasium's hints about versions, and MuJoCo's about the model files shipped with it, to themselves.
 
@@ -178,14 +191,8 @@ def _quiet_making(env_name: str) -> Iterator[None]:
         if not (isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco")):
             yield
             return
-        import mujoco
-
-        before = mujoco.get_mju_user_warning()
-        mujoco.set_mju_user_warning(lambda message: None)
-        try:
+        with mute_mujoco():
             yield
-        finally:
-            mujoco.set_mju_user_warning(before)
 
 
 def _find_name_fault(env_name: str) -> Fault | None:

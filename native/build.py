@@ -3,6 +3,8 @@
 A library's file name holds a hash of everything that it depends on: its source, the flags, the compiler's version and
 the processor, for whose instructions it is made. So an old one is never loaded for a new source, and machines that
 share a home folder don't load each other's.
+
+A source may have headers in this folder, `#include "<name>.h"`, and flags of its own, on a line `/* flags: ... */`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,8 +29,10 @@ FLAGS = (
     # Loops with square roots can be vectorised; no number changes.
     "-fno-math-errno",
 )
-"""What every source is compiled with; nothing that lets a compiler reorder arithmetic."""
+"""What every source is compiled with; nothing that lets a compiler reorder arithmetic. A source's own come after."""
 
+_OWN_FLAGS = re.compile(rb"^/\* flags: (.*) \*/$", re.MULTILINE)
+_HEADER = re.compile(rb'^#include "(.*)"$')
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_S = 120.0
 _VERSION_S = 30.0
@@ -76,7 +81,7 @@ def load_source(source: Path) -> ctypes.CDLL:
     Several processes may do so at once. A library gets its name when it is whole, so nobody loads half of one. Where
     the cache can't be written to, it is built in a private temporary folder and forgotten, with a warning.
     """
-    compiler, code = find_compiler(), source.read_bytes()
+    compiler, code = find_compiler(), read_code(source)
     name = name_library(source.stem, code, compiler)
     try:
         folder = find_cache_folder()
@@ -119,10 +124,29 @@ def find_compiler() -> Compiler:
     return Compiler(command, done.stdout.partition("\n")[0])
 
 
+def read_code(source: Path) -> bytes:
+    """Give a source with its headers in place; the compiler still knows which line is whose."""
+    lines = source.read_bytes().splitlines()
+    for number, line in enumerate(lines):
+        if found := _HEADER.match(line):
+            name = found.group(1).decode()
+            header = source.with_name(name).read_bytes()
+            back = f'#line {number + 2} "{source.name}"'
+            lines[number] = b"\n".join((f'#line 1 "{name}"'.encode(), header, back.encode()))
+    return b"\n".join((f'#line 1 "{source.name}"'.encode(), *lines, b""))
+
+
+def read_flags(code: bytes) -> list[str]:
+    """Give the flags that a source has of its own."""
+    found = _OWN_FLAGS.search(code)
+    return found.group(1).decode().split() if found else []
+
+
 def name_library(stem: str, code: bytes, compiler: Compiler) -> str:
     """Give a file name that changes with whatever may change the library."""
     digest = hashlib.sha256()
-    for part in (code, "\0".join(FLAGS).encode(), compiler.version.encode(), describe_cpu().encode()):
+    flags = "\0".join((*compiler.command[1:], *FLAGS))
+    for part in (code, flags.encode(), compiler.version.encode(), describe_cpu().encode()):
         digest.update(hashlib.sha256(part).digest())
     return f"{stem}-{digest.hexdigest()[:32]}.so"
 
@@ -161,7 +185,7 @@ def compile_library(source: Path, code: bytes, compiler: Compiler, target: Path)
     Raises:
         BuildError: the compiler says no, or nothing for two minutes.
     """
-    command = [*compiler.command, *FLAGS, "-x", "c", "-", "-o", str(target), "-lm"]
+    command = [*compiler.command, *FLAGS, *read_flags(code), "-x", "c", "-", "-o", str(target), "-lm"]
     try:
         done = subprocess.run(command, input=code, capture_output=True, timeout=_COMPILE_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

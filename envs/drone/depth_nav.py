@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.drone.eyes import Eyes, FanEyes, PictureEyes, add_noise
-from envs.drone.flight import Flight, check_action, open_backend
+from envs.drone.flight import Flight, open_backend
 from envs.drone.options import NavigationOptions, read_options
+from envs.refusals import check_action, refuse_reset_options
 
 ACTION_DIM = 3
 
@@ -111,9 +112,3 @@ def refuse_picture_arguments(arguments: dict[str, Any]) -> None:
     """Raise `ValueError` where a flat observation is asked for with arguments that only pictures have."""
     if pictures := [key for key in ("seq_len", "height", "width") if key in arguments]:
         raise ValueError("\n".join(f"{key}: means nothing in a flat observation; leave it out" for key in pictures))
-
-
-def refuse_reset_options(options: dict[str, Any] | None) -> None:
-    """Raise `ValueError` where there are any."""
-    if options:
-        raise ValueError(f"options: {options!r} mean nothing at a reset; they are arguments of the environment")

@@ -12,12 +12,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.drone.depth_nav import ACTION_DIM, refuse_picture_arguments, refuse_reset_options
+from envs.drone.depth_nav import ACTION_DIM, refuse_picture_arguments
 from envs.drone.embedded import EmbeddedBackend, see_many
 from envs.drone.eyes import Eyes, FanEyes, PictureEyes, add_noise
-from envs.drone.flight import Flight, check_action
+from envs.drone.flight import Flight
 from envs.drone.options import NavigationOptions, read_options
 from envs.drone.raycast import choose_caster
+from envs.refusals import check_action, refuse_reset_options
 
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
 

@@ -196,21 +196,6 @@ class Flight:
         self.pose = self.backend.read_pose() if state["flying"] else None
 
 
-def check_action(action: object, dim: int) -> NDArray[np.float64]:
-    """Give an action of `dim` numbers in [-1, 1]; what is over by no more than rounding is put on the bound.
-
-    Raises:
-        ValueError: it has another shape, or an entry isn't finite or is out of range; the entry is named.
-    """
-    array = np.asarray(action, dtype=np.float64)
-    if array.shape != (dim,):
-        raise ValueError(f"action: {array.shape} is its shape, and ({dim},) is needed")
-    for index, value in enumerate(array.tolist()):
-        if not abs(value) <= 1 + 1e-6:  # also where it isn't a number
-            raise ValueError(f"action[{index}]: {value!r} is not in [-1, 1]")
-    return np.clip(array, -1, 1)
-
-
 def open_backend(options: NavigationOptions) -> Backend:
     """Give the backend that the options name."""
     assert options.backend in BACKENDS

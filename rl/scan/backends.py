@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,10 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from native.build import NativeError, find_compiler
 from rl.scan.arguments import ScanArguments
+from rl.scan.by_c import CompiledScan
 from rl.scan.by_torch import scan_by_torch
 
-BackendName = Literal["auto", "torch"]
+BackendName = Literal["auto", "torch", "c"]
 
 
 class ScanBackendError(ValueError):
@@ -62,7 +65,15 @@ def choose_backend(name: BackendName, device_type: str, dtype: torch.dtype) -> B
 
 
 def _choose_automatically(device_type: str, dtype: torch.dtype) -> Backend:
-    return _build_torch(device_type)
+    """Give the fastest backend that keeps float64; once a process it is said if a faster one can't be had."""
+    fastest = _FASTEST.get(device_type, "torch")
+    if dtype == torch.float64 or fastest == "torch":
+        return _build_torch(device_type)
+    try:
+        return _BUILDERS[fastest](device_type)
+    except ScanBackendError as error:
+        warnings.warn(f"selective scans are done by torch, several times slower: {error}", stacklevel=2)
+        return _build_torch(device_type)
 
 
 def _get_builder(name: str) -> Callable[[str], Backend]:
@@ -75,4 +86,18 @@ def _build_torch(device_type: str) -> Backend:
     return Backend("torch", f"torch {torch.__version__}", keeps_double=True, scan=scan_by_torch)
 
 
-_BUILDERS: Mapping[str, Callable[[str], Backend]] = {"torch": _build_torch}
+def _build_c(device_type: str) -> Backend:
+    if device_type != "cpu":
+        raise ScanBackendError(
+            f"the scan backend 'c' works on the CPU, and the tensors are on {device_type}; take auto"
+        )
+    try:
+        compiled, compiler = CompiledScan(), find_compiler()
+    except NativeError as error:
+        raise ScanBackendError(str(error)) from error
+    details = f"{compiled.num_lanes} channels at a time; {compiler.version}"
+    return Backend("c", details, keeps_double=False, scan=compiled.scan)
+
+
+_FASTEST: Mapping[str, str] = {"cpu": "c"}
+_BUILDERS: Mapping[str, Callable[[str], Backend]] = {"torch": _build_torch, "c": _build_c}

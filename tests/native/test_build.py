@@ -82,6 +82,32 @@ def test_a_changed_source_is_built_anew(cache: Path, source: Path, real_compiler
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_source_may_have_flags_of_its_own(cache: Path, source: Path, real_compiler: Compiler) -> None:
+    source.write_text("/* flags: -DANSWER=8 -DMORE=1 */\nint answer(void) { return ANSWER + MORE; }\n")
+    assert load_source(source).answer() == 9
+    source.write_text("int answer(void) { return 3; } /* flags: this is no line of its own */\n")
+    assert load_source(source).answer() == 3
+
+
+def test_a_source_may_have_headers_that_count_as_part_of_it(cache: Path, source: Path, real_compiler: Compiler) -> None:
+    header = source.with_name("parts.h")
+    source.write_text('#include <stdint.h>\n#include "parts.h"\nint answer(void) { return PART; }\n')
+    for number in (5, 6):
+        header.write_text(f"#define PART {number}")
+        assert load_source(source).answer() == number
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_mistakes_are_told_by_the_line_that_they_are_on(cache: Path, source: Path, real_compiler: Compiler) -> None:
+    header = source.with_name("parts.h")
+    header.write_text("\n\nint here(void) { return one; }\n")
+    source.write_text('int x;\n#include "parts.h"\n\nint answer(void) { return two; }\n')
+    with pytest.raises(BuildError) as caught:
+        load_source(source)
+    assert "parts.h:3:" in str(caught.value)
+    assert "answer.c:4:" in str(caught.value)
+
+
 def test_the_name_changes_with_whatever_changes_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = Compiler(("cc",), "cc 1.0")
     names = [name_library("x", b"1", compiler)]
@@ -89,6 +115,7 @@ def test_the_name_changes_with_whatever_changes_the_library(monkeypatch: pytest.
     names.append(name_library("x", b"2", compiler))
     names.append(name_library("y", b"1", compiler))
     names.append(name_library("x", b"1", replace(compiler, version="cc 1.1")))
+    names.append(name_library("x", b"1", replace(compiler, command=("cc", "-m32"))))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DX"))
     names.append(name_library("x", b"1", compiler))
     monkeypatch.setattr(build, "describe_cpu", lambda: "another")
@@ -203,7 +230,7 @@ def test_a_relative_cache_folder_is_not_taken(tmp_path: Path, monkeypatch: pytes
 
 def test_a_library_that_cannot_be_loaded_is_named(cache: Path, source: Path, real_compiler: Compiler) -> None:
     cache.mkdir(parents=True)
-    name = name_library("answer", source.read_bytes(), real_compiler)
+    name = name_library("answer", build.read_code(source), real_compiler)
     (cache / name).write_bytes(b"no library")
     with pytest.raises(BuildError, match=rf"delete .*{name}, or set XDG_CACHE_HOME"):
         load_source(source)
@@ -211,6 +238,15 @@ def test_a_library_that_cannot_be_loaded_is_named(cache: Path, source: Path, rea
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_our_sources_compile_without_a_warning(path: Path, real_compiler: Compiler, tmp_path: Path) -> None:
-    flags = [*build.FLAGS, "-Wextra", "-Werror", str(path), "-o", str(tmp_path / "library.so"), "-lm"]
+    flags = [
+        *build.FLAGS,
+        *build.read_flags(path.read_bytes()),
+        "-Wextra",
+        "-Werror",
+        str(path),
+        "-o",
+        str(tmp_path / "library.so"),
+        "-lm",
+    ]
     done = subprocess.run([*real_compiler.command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

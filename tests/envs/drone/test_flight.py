@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs.drone.depth_nav import DepthNavStateEnv
-from envs.drone.flight import BASE_DIM, MAX_CLIMB, MAX_FORWARD, MAX_YAW_RATE, PERIOD, check_action
+from envs.drone.flight import BASE_DIM, MAX_CLIMB, MAX_FORWARD, MAX_YAW_RATE, PERIOD
 from envs.drone.quadrotor import Quadrotor
 from tests.envs.drone.test_world import describe_world
 
@@ -169,10 +169,6 @@ def test_wind_pushes_and_differs_between_flights_but_not_between_equal_seeds() -
 def test_actions_that_are_none_are_refused(action: Any, wanted: str) -> None:
     with pytest.raises(ValueError, match=wanted):
         open_env().step(np.array(action))
-
-
-def test_rounding_over_a_bound_is_forgiven() -> None:
-    assert check_action(np.array([1 + 5e-7, -1 - 5e-7, 0]), 3).tolist() == [1, -1, 0]
 
 
 def test_a_period_is_a_tenth_of_a_second_of_simulated_time() -> None:

@@ -19,7 +19,7 @@ WORST_GRADIENT = 1e-4
 Tools = Any
 
 
-@pytest.fixture(params=["torch"], scope="module")
+@pytest.fixture(params=["torch", "c"], scope="module")
 def backend(request: pytest.FixtureRequest) -> str:
     """Give the name of a backend that works here on the CPU."""
     name: str = request.param

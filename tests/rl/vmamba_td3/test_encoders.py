@@ -116,6 +116,32 @@ def test_with_use_amp_products_take_16_bits_and_features_have_32(encoder: str) -
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in amp.parameters())
 
 
+def test_with_use_amp_too_blocks_that_run_again_give_the_same_gradients() -> None:
+    frames, gradients = draw(5, 1, 32, 40), []
+    for use_checkpointing in (False, True):
+        network = build(use_amp=True, use_checkpointing=use_checkpointing)
+        loss = network(frames, torch.Generator().manual_seed(1)).square().sum()
+        gradients.append(torch.autograd.grad(loss, list(network.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_blocks_that_run_again_keep_a_small_part_of_what_others_keep() -> None:
+    kept = []
+    for use_checkpointing in (False, True):
+        sizes = dict[int, int]()
+
+        def note(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        network = build(use_checkpointing=use_checkpointing)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            network(draw(50, 1, 32, 40)).sum().backward()
+        kept.append(sum(sizes.values()) - sum(4 * parameter.numel() for parameter in network.parameters()))
+    assert 0 < kept[1] < kept[0] / 4
+
+
 @pytest.mark.parametrize("encoder", ["vmamba", "cnn"])
 def test_first_weights_follow_the_generator_alone(encoder: str) -> None:
     torch.manual_seed(0)

@@ -15,6 +15,8 @@ from rl.vmamba_td3.architecture import TrunkConfig
 from rl.vmamba_td3.counting import count_block, count_trunk
 from rl.vmamba_td3.stems import DownsampleV1, DownsampleV2, DownsampleV3, PatchPartition
 from rl.vmamba_td3.vssm import VSSM, VSSBlock, draw_weights
+from training import products
+from training.products import multiply
 
 TINY = TrunkConfig(8, (1, 2, 1, 1), patch_size=4, ssm_d_state=2, layer_scale_init=0.5)
 
@@ -141,6 +143,23 @@ def test_a_trunk_has_as_many_numbers_as_are_counted_and_a_gradient_for_each(chan
     trunk(draw(2, 2, 32, 32)).square().sum().backward()
     for name, parameter in trunk.named_parameters():
         assert parameter.grad is not None, name
+
+
+def test_no_product_is_asked_of_a_tensor_with_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library behind large products would take a hundred times as long."""
+    operands = list[Tensor]()
+
+    def note(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+        operands.extend((left, right))
+        return multiply(left, right, bias)
+
+    monkeypatch.setattr(products, "multiply", note)
+    monkeypatch.setattr(products, "ONEDNN_FROM", 1)
+    trunk = build()
+    for side in (8, 16, 64):  # of one position, two and four at some stage
+        trunk(draw(3, 1, side, side)).square().sum().backward()
+    assert operands or not torch._C._has_mkldnn
+    assert all(operand.is_contiguous() or operand.t().is_contiguous() for operand in operands)
 
 
 class TestDroppedPaths:

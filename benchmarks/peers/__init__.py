@@ -1,0 +1,1 @@
+"""Other projects, each in a virtual environment of its own, doing the same work."""

@@ -1,0 +1,1 @@
+"""A two-handed reaching task with 61 actuators."""
