@@ -219,7 +219,7 @@ def test_torch_is_loaded_for_trained_policies_alone(tmp_path: Path) -> None:
         ("record --policy randm --env Pendulum-v1", "did you mean 'random'"),
         (
             "record --policy scripted:nobody",
-            "no controller or pilot is called 'nobody'; there are: drone_track_pid, pendulum_energy, privileged, straight_line",
+            "called 'nobody'; there are: drone_track_pid, pendulum_energy, privileged, straight_line",
         ),
         ("record --policy scripted:pendulum_energy --env Hopper-v5", "controls Pendulum-v1"),
         ("record --policy random --env Pendulum-v2", "did you mean 'Pendulum-v1'"),
