@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.make import make_env_or_fail
-from envs.pilots import NAVIGATION
+from envs.registration import WINDOWED
 from rl.vmamba_td3.architecture import StreamConfig, TrunkConfig
 from rl.vmamba_td3.config import VMambaTD3Config
 
@@ -108,5 +108,5 @@ def plan_stream(config: VMambaTD3Config, windows: WindowSizes) -> StreamConfig:
 
 def complete_env_kwargs(config: VMambaTD3Config, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Give an environment's arguments with the window's length, where it is one that takes it from here."""
-    follows = config.env_name in NAVIGATION
+    follows = config.env_name in WINDOWED
     return ({"seq_len": config.seq_len} if follows else {}) | dict(env_kwargs)
