@@ -136,8 +136,17 @@ def test_obstacles_are_told_of_along_the_heading_and_the_others_are_far() -> Non
     np.testing.assert_allclose(near[0], [0.25, 0, 1, 0, 0.25, 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(near[1], [0.45, 1, 0, 0, 0.25, 0, math.pi / 2 / 5, 0], atol=1e-6)
     assert (near[2:] == [1, 0, 0, 0, 0, 0, 0, 0]).all()
-    env = open_env([ball], start_yaw=math.pi / 2)
+    env = open_env([ball, moving], start_yaw=math.pi / 2)
     np.testing.assert_allclose(read(env)[1][0, :4], [0.25, 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(read(env)[1][1], [0.45, 0, -1, 0, 0.25, math.pi / 2 / 5, 0, 0], atol=1e-6)
+
+
+def test_each_flight_is_told_of_its_own_world() -> None:
+    env = DepthNavEnv(privileged=True, **SMALL)
+    env.reset(seed=0)
+    env.reset()
+    again = DepthNavEnv(world=env.flight.world, privileged=True, **SMALL)
+    assert equal_bits(again.reset()[0], env.eyes.read(0))
 
 
 def test_only_so_many_obstacles_are_told_of() -> None:
