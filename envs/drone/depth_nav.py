@@ -54,7 +54,7 @@ class NavigationEnv(gym.Env[Any, NDArray[Any]]):
         super().reset(seed=seed)
         refuse_reset_options(options)
         info = self.flight.begin(self.np_random)
-        self.eyes.begin(0, self.flight.observe_base(), self._measure_depth())
+        self.eyes.begin(0, self.flight, self._measure_depth())
         return self.eyes.read(0), info
 
     def step(self, action: NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -64,7 +64,7 @@ class NavigationEnv(gym.Env[Any, NDArray[Any]]):
             ValueError: the action isn't three numbers in [-1, 1].
         """
         outcome = self.flight.advance(check_action(action, ACTION_DIM), self.np_random)
-        self.eyes.look(0, self.flight.observe_base(), self._measure_depth())
+        self.eyes.look(0, self.flight, self._measure_depth())
         return self.eyes.read(0), outcome.reward, outcome.terminated, False, outcome.info
 
     def _measure_depth(self) -> NDArray[np.float64]:
@@ -96,7 +96,7 @@ class DepthNavEnv(NavigationEnv):
 
 
 class DepthNavStateEnv(NavigationEnv):
-    """Sees a flat vector: `envs.drone.eyes.FanEyes`. `seq_len`, `height` and `width` mean nothing and are refused."""
+    """Sees a flat vector: `envs.drone.eyes.FanEyes`. Arguments that only pictures have are refused."""
 
     def __init__(self, **arguments: Any) -> None:
         refuse_picture_arguments(arguments)
@@ -110,5 +110,5 @@ class DepthNavStateEnv(NavigationEnv):
 
 def refuse_picture_arguments(arguments: dict[str, Any]) -> None:
     """Raise `ValueError` where a flat observation is asked for with arguments that only pictures have."""
-    if pictures := [key for key in ("seq_len", "height", "width") if key in arguments]:
+    if pictures := [key for key in ("seq_len", "height", "width", "privileged") if key in arguments]:
         raise ValueError("\n".join(f"{key}: means nothing in a flat observation; leave it out" for key in pictures))

@@ -111,7 +111,7 @@ class NavigationVectorEnv(gym.vector.VectorEnv[Any, NDArray[Any], NDArray[Any]])
         for index, depth in zip(indices, depths, strict=True):
             noisy = add_noise(depth, self.options, self._generators[index])
             take_in = self._eyes.begin if index in begun else self._eyes.look
-            take_in(index, self.flights[index].observe_base(), noisy)
+            take_in(index, self.flights[index], noisy)
 
     def step(
         self, actions: NDArray[Any]

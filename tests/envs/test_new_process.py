@@ -21,7 +21,15 @@ from training.state import pack_state
 ROOT = Path(__file__).parents[2]
 MIDWAY, AFTER = 30, 200
 ROUGH = {
-    "DepthNav-v0": {"moving": 0.5, "wind": 2.0, "depth_noise": 0.5, "seq_len": 3, "height": 12, "width": 16},
+    "DepthNav-v0": {
+        "moving": 0.5,
+        "wind": 2.0,
+        "depth_noise": 0.5,
+        "seq_len": 3,
+        "height": 12,
+        "width": 16,
+        "privileged": True,
+    },
     "DepthNavState-v0": {"moving": 0.5, "wind": 2.0, "depth_noise": 0.5},
 }
 """Arguments with which an environment has all the state that it can have."""
