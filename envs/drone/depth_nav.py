@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.drone.eyes import Eyes, FanEyes, PictureEyes, add_noise
+from envs.drone.eyes import Eyes, FanEyes, PictureEyes, spoil_depth
 from envs.drone.flight import Flight, open_backend
 from envs.drone.options import NavigationOptions, read_options
 from envs.refusals import check_action, refuse_reset_options
@@ -70,7 +70,7 @@ class NavigationEnv(gym.Env[Any, NDArray[Any]]):
     def _measure_depth(self) -> NDArray[np.float64]:
         backend, camera = self.flight.backend, self.eyes.camera
         depth = backend.scan(camera) if self.eyes.level else backend.see(camera)
-        return add_noise(depth, self.options, self.np_random)
+        return spoil_depth(depth, self.options, self.np_random)
 
     def close(self) -> None:
         """Let go of the backend."""

@@ -177,10 +177,12 @@ class FanEyes:
         """Take over nothing."""
 
 
-def add_noise(
+def spoil_depth(
     depth: NDArray[np.float64], options: NavigationOptions, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Give depth as a stereo camera measures it: wrong by an amount that grows with its square."""
+    """Give depth as a stereo camera measures it: wrong by an amount that grows with its square. Blind, it sees 0."""
+    if options.blind:
+        return np.zeros_like(depth)
     if not options.depth_noise:
         return depth
     noise = generator.standard_normal(depth.shape)
