@@ -150,6 +150,18 @@ class ActsInEnvironment(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosesBackends(Protocol):
+    """A trainer with several ways to compute the same on one device, of which it takes the best that a machine has."""
+
+    def describe_backends(self) -> dict[str, str]:
+        """Give what is taken here, by what it is for: names, versions, and whatever else last digits depend on.
+
+        An attempt says so when it begins; checkpoints and the summary keep it; a resumed run tells where it differs.
+        """
+        ...
+
+
 class NotOneModuleError(ValueError):
     """A policy that can't be written as one module, and why."""
 

@@ -19,6 +19,7 @@ from envs.make import Env, make_env
 from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
 from rl.noise import ActionNoise, GaussianNoise
+from rl.scan.backends import describe_backend
 from rl.slots import EnvironmentSlot, copy_obs
 from rl.vmamba_td3.agent import VMambaTD3
 from rl.vmamba_td3.buffer import SequenceReplayBuffer
@@ -236,6 +237,11 @@ class VMambaTD3Trainer:
     def components(self) -> dict[str, nn.Module]:
         """Give the networks that learn by their published names, targets left out."""
         return self.agent.components()
+
+    def describe_backends(self) -> dict[str, str]:
+        """Give what the selective scan is done by."""
+        found = describe_backend(self.device)
+        return {"selective_scan": f"{found['backend']} ({found['details']})"}
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""
