@@ -1,4 +1,4 @@
-"""What a run's last digits depend on beside its settings: kept with it, and told where a resumed run finds another."""
+"""What a run's last digits depend on beside its settings: kept with it, and told at a resume where it has changed."""
 
 from __future__ import annotations
 

@@ -24,13 +24,9 @@ def list_tensors(state: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in list_tensors(value)]
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"encoder_sharing": "shared", "temporal_scan": "causal", "vmamba_layer_scale_init": None}]
-)
-def test_500_updates_with_products_in_16_bits_leave_every_number_finite(
-    small_vmamba: Build, settings: dict[str, Any]
-) -> None:
-    trainer = small_vmamba(use_amp=True, max_timesteps=600, buffer_size=600, **settings)
+def test_500_updates_with_products_in_16_bits_leave_every_number_finite(small_vmamba: Build) -> None:
+    """Without the first factors of 1e-6 on what blocks add, which would hide what they are made of."""
+    trainer = small_vmamba(use_amp=True, max_timesteps=600, buffer_size=600, vmamba_layer_scale_init=None)
     updates = 0
     while updates < 500:
         result = trainer.train_step()
@@ -50,15 +46,16 @@ def test_the_backend_of_its_scans_is_told(small_vmamba: Build) -> None:
 def test_without_a_compiler_it_is_told_that_scans_are_torchs(
     small_vmamba: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = small_vmamba()  # the environment has found its own compiled code while there was a compiler
+    trainer = small_vmamba()
+    for _ in range(8):  # the environment has its own say about compilers
+        trainer.train_step()
     monkeypatch.setenv("CC", "no-such-compiler")
     choose_backend.cache_clear()
     try:
         with pytest.warns(UserWarning, match="are done by torch, several times slower") as caught:
-            found = [find_backends(trainer) for _ in range(2)]
-        for _ in range(8):
-            trainer.train_step()
-        assert found == 2 * [{"selective_scan": f"torch (torch {torch.__version__})"}]
+            found, result = find_backends(trainer), trainer.train_step()
+        assert result.updates == 1
+        assert found == {"selective_scan": f"torch (torch {torch.__version__})"}
         assert len(caught) == 1
     finally:
         choose_backend.cache_clear()
