@@ -41,6 +41,7 @@ def measure(algorithm: str, settings: Mapping[str, Any], frame: tuple[int, int],
         "frame_shape": [1, *frame],
         "state_dim": STATE_DIM,
         "action_dim": ACTION_DIM,
+        "privileged_dim": 0,
         "device": device,
     }
     command = [sys.executable, "-m", ALGORITHMS[algorithm]]

@@ -22,7 +22,10 @@ CNN_CHANNELS = 32
 
 
 def count_parameters(
-    stream: StreamConfig, action_dim: int, encoder_sharing: Literal["separate", "shared"] = "separate"
+    stream: StreamConfig,
+    action_dim: int,
+    encoder_sharing: Literal["separate", "shared"] = "separate",
+    privileged_dim: int = 0,
 ) -> dict[str, int]:
     """Count each network of an agent that learns. Each has a target of the same size, which doesn't count.
 
@@ -30,10 +33,14 @@ def count_parameters(
         stream: of the actor, and of the critic.
         action_dim: numbers of an action.
         encoder_sharing: `shared` leaves the actor without a stream of its own.
+        privileged_dim: numbers that a simulator tells the critic, which then has no images; 0 for one that has them.
     """
     owners = ("actor", "critic") if encoder_sharing == "separate" else ("critic",)
     own = count_stream(stream)
-    counts = {f"{owner}_{name}": count for owner in owners for name, count in own.items()}
+    parts = dict.fromkeys(owners, own)
+    if privileged_dim:
+        parts["critic"] = {"state_encoder": count_state_mlp(stream.state_dim + privileged_dim, stream.hidden_dim)}
+    counts = {f"{owner}_{name}": count for owner, part in parts.items() for name, count in part.items()}
     counts["actor"] = count_actor(stream.hidden_dim, stream.hidden_dim, action_dim)
     counts["critic"] = count_twin_critic(stream.hidden_dim, stream.hidden_dim, action_dim)
     return counts

@@ -110,7 +110,11 @@ def _list_changes(
     shorter = next((steps for steps in range(work.seq_len - 1, 0, -1) if fits(stream, replace(work, seq_len=steps))), 0)
     if shorter:
         yield f"seq_len: {shorter}"
-    if work.encoder_sharing == "separate" and fits(stream, replace(work, encoder_sharing="shared")):
+    if (
+        work.encoder_sharing == "separate"
+        and not work.privileged_dim
+        and fits(stream, replace(work, encoder_sharing="shared"))
+    ):
         yield "encoder_sharing: shared"
 
 

@@ -20,8 +20,8 @@ import torch
 
 from experiment.problems import SettingsError
 from rl.vmamba_td3.agent import VMambaTD3
-from rl.vmamba_td3.buffer import LEVELS, Windows
 from rl.vmamba_td3.config import VMambaTD3Config
+from rl.vmamba_td3.frames import LEVELS, Windows
 from rl.vmamba_td3.spaces import WindowSizes, plan_stream
 
 
@@ -42,7 +42,7 @@ def measure_updates(
         CUDA.
     """
     before = _read_status("VmRSS") if device.type == "cpu" else 0
-    agent = VMambaTD3(config, plan_stream(config, windows), windows.action_dim, device)
+    agent = VMambaTD3(config, plan_stream(config, windows), windows.action_dim, device, windows.privileged_dim)
     generator = np.random.default_rng(0)
     took = 0.0
     for number in range((1 + cycles) * config.policy_freq):
@@ -63,7 +63,19 @@ def make_windows(batch_size: int, sizes: WindowSizes, generator: np.random.Gener
     frames, next_frames = (generator.integers(0, LEVELS, depth, np.uint8, endpoint=True) for _ in range(2))
     action = generator.uniform(-1, 1, (batch_size, action_dim)).astype(np.float32)
     reward, ones = generator.standard_normal((batch_size, 1), np.float32), np.ones((batch_size, 1), np.float32)
-    return Windows(base, frames, action, reward, next_base, next_frames, 0 * ones, 0.99 * ones)
+    known, next_known = generator.standard_normal((2, batch_size, sizes.privileged_dim), np.float32)
+    return Windows(
+        base=base,
+        depth=frames,
+        action=action,
+        reward=reward,
+        next_base=next_base,
+        next_depth=next_frames,
+        terminated=0 * ones,
+        discount=0.99 * ones,
+        privileged=known,
+        next_privileged=next_known,
+    )
 
 
 def _read_clock(device: torch.device) -> float:
@@ -84,7 +96,10 @@ def _read_status(name: str) -> int:
 
 
 def read_request(request: Mapping[str, Any]) -> tuple[VMambaTD3Config, WindowSizes, torch.device]:
-    """Give what a request asks to measure: `settings`, `frame_shape`, `state_dim`, `action_dim`, `device`.
+    """Give what a request asks to measure.
+
+    Args:
+        request: `settings`, `frame_shape`, `state_dim`, `action_dim`, `privileged_dim` and `device`.
 
     Raises:
         SettingsError: a setting is wrong.
@@ -92,7 +107,12 @@ def read_request(request: Mapping[str, Any]) -> tuple[VMambaTD3Config, WindowSiz
     config = VMambaTD3Config.from_settings({"algorithm_name": "vmamba_td3"} | request["settings"])
     channels, height, width = request["frame_shape"]
     sizes = WindowSizes(
-        config.seq_len, request["state_dim"], (channels, height, width), request["action_dim"], depth_scale=1.0
+        config.seq_len,
+        request["state_dim"],
+        (channels, height, width),
+        request["action_dim"],
+        depth_scale=1.0,
+        privileged_dim=request["privileged_dim"],
     )
     return config, sizes, torch.device(request["device"])
 

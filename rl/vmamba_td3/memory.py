@@ -67,6 +67,7 @@ class Workload:
         use_amp: products and convolutions in 16 bits.
         use_checkpointing: blocks are run again for their gradients.
         encoder_sharing: `shared` leaves the actor without a stream.
+        privileged_dim: numbers that a simulator tells the critic, which then has no images; 0 for one that has them.
     """
 
     batch_size: int
@@ -74,6 +75,7 @@ class Workload:
     use_amp: bool = False
     use_checkpointing: bool = False
     encoder_sharing: Literal["separate", "shared"] = "separate"
+    privileged_dim: int = 0
 
     @property
     def images(self) -> int:
@@ -136,7 +138,8 @@ def estimate_memory(stream: StreamConfig, action_dim: int, work: Workload, buffe
     Raises:
         ValueError: the trunk isn't one of an agent's.
     """
-    weights = FLOAT * sum(count_parameters(stream, action_dim, work.encoder_sharing).values())
+    counts = count_parameters(stream, action_dim, work.encoder_sharing, work.privileged_dim)
+    weights = FLOAT * sum(counts.values())
     channels, height, width = stream.frame_shape
     frame = channels * height * width
     spans = list_spans(stream, work)
@@ -144,17 +147,18 @@ def estimate_memory(stream: StreamConfig, action_dim: int, work: Workload, buffe
     passing = max(span.forward for span in spans)
     if work.encoder_sharing == "separate":
         # While the critic looks again, all that the actor's stream has kept is there.
-        looking = sum(span.kept for span in spans) + passing
+        looking = sum(span.kept for span in spans) + (0 if work.privileged_dim else passing)
         actor = max(looking, find_backward_peak([*spans, *heads]))
     else:
         actor = find_backward_peak(heads)
+    judging = [_span_privileged(stream, work)] if work.privileged_dim else spans
     return MemoryEstimate(
         weights=weights,
         adam=2 * weights,
         batch=2 * work.images * (frame + stream.state_dim) * FLOAT,
-        critic=max(passing, find_backward_peak([*spans, heads[1]])),
+        critic=max(passing, find_backward_peak([*judging, heads[1]])),
         actor=actor,
-        buffer=buffer_frames * (frame + FLOAT * (stream.state_dim + action_dim + 2) + 16),
+        buffer=buffer_frames * (frame + FLOAT * (stream.state_dim + work.privileged_dim + action_dim + 2) + 16),
         holes=HOLES_AGAIN if work.use_checkpointing and stream.encoder == "vmamba" else HOLES,
     )
 
@@ -284,6 +288,11 @@ def _list_cnn_spans(stream: StreamConfig, work: Workload) -> list[Span]:
 def _span_state(stream: StreamConfig, work: Workload) -> Span:
     kept = work.images * 2 * stream.state_feature_dim * FLOAT
     return _span(kept, FLOAT * count_state_mlp(stream.state_dim, stream.state_feature_dim), work)
+
+
+def _span_privileged(stream: StreamConfig, work: Workload) -> Span:
+    entering, hidden = stream.state_dim + work.privileged_dim, stream.hidden_dim
+    return Span(work.batch_size * (entering + hidden) * FLOAT, FLOAT * count_state_mlp(entering, hidden), 0, 0)
 
 
 def _list_sequence_spans(stream: StreamConfig, work: Workload) -> list[Span]:

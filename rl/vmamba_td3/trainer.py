@@ -48,7 +48,8 @@ def count_parameters(config: VMambaTD3Config) -> dict[str, int]:
         SettingsError: the environment can't be made.
     """
     windows = measure_settings(config)
-    return count_networks(plan_stream(config, windows), windows.action_dim, config.encoder_sharing)
+    stream = plan_stream(config, windows)
+    return count_networks(stream, windows.action_dim, config.encoder_sharing, windows.privileged_dim)
 
 
 class VMambaTD3Trainer:
@@ -76,7 +77,7 @@ class VMambaTD3Trainer:
         self._scale = ActionScale(env.action_space)
         self._windows = measure_windows(env.observation_space, env.action_space)
         sizes = plan_stream(config, self._windows)
-        self.agent = VMambaTD3(config, sizes, self._windows.action_dim, device)
+        self.agent = VMambaTD3(config, sizes, self._windows.action_dim, device, self._windows.privileged_dim)
         self.buffer = SequenceReplayBuffer(
             config.buffer_frames,
             self._windows.steps,
@@ -98,7 +99,9 @@ class VMambaTD3Trainer:
         return make_env(self.config.env_name, complete_env_kwargs(self.config, self.config.env_kwargs))
 
     def _make_evaluation_env(self) -> Env:
-        return make_env(self.config.env_name, complete_env_kwargs(self.config, self.config.evaluation_kwargs))
+        return make_env(
+            self.config.env_name, complete_env_kwargs(self.config, self.config.evaluation_kwargs, acting=True)
+        )
 
     def train_step(self) -> StepResult:
         """Take one step in each environment, and one update for every `train_freq` of them once there is enough."""
@@ -146,6 +149,8 @@ class VMambaTD3Trainer:
                 terminated,
                 truncated=over,
                 env=number,
+                privileged=seen.get("privileged"),
+                next_privileged=following.get("privileged"),
             )
             rewarded = rewarded or reward != 0
             if episode is not None:
@@ -194,7 +199,8 @@ class VMambaTD3Trainer:
         base, depth = torch.from_numpy(seen["base"][None]), torch.from_numpy(seen["depth"][None])
         base, depth = base.to(self.device), self._scale_depth(depth)
         chosen = self.agent.act(base, depth) if action is None else torch.from_numpy(action[None]).to(self.device)
-        return float(self.agent.value(base, depth, chosen))
+        known = torch.from_numpy(seen.get("privileged", np.zeros(0, np.float32))[None]).to(self.device)
+        return float(self.agent.value(base, depth, known, chosen))
 
     def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
         """Run one episode without noise per seed, in an environment of its own.

@@ -24,11 +24,14 @@ from rl.vmamba_td3.memory import MemoryEstimate, Span, Workload, estimate_memory
 from rl.vmamba_td3.presets import PRESETS
 from rl.vmamba_td3.spaces import WindowSizes, plan_stream
 from rl.vmamba_td3.stream import Stream
+from rl.vmamba_td3.trainer import count_parameters
 from tests.rl.vmamba_td3.conftest import SMALL
 from train import build_config
 
 ROOT = Path(__file__).parents[3]
 GIB = 2**30
+KNOWN = 7
+"""Numbers that an asymmetric critic is told."""
 ULTRA = {key: value for key, value in PRESETS["ultra_light"].list_settings().items() if key != "batch_size"}
 
 
@@ -38,7 +41,14 @@ def make_config(**settings: Any) -> VMambaTD3Config:
 
 def plan(config: VMambaTD3Config, side: int = 64) -> tuple[StreamConfig, Workload]:
     stream = plan_stream(config, WindowSizes(config.seq_len, 10, (1, side, side), 3, 1.0))
-    work = Workload(config.batch_size, config.seq_len, config.use_amp, config.use_checkpointing, config.encoder_sharing)
+    work = Workload(
+        config.batch_size,
+        config.seq_len,
+        use_amp=config.use_amp,
+        use_checkpointing=config.use_checkpointing,
+        encoder_sharing=config.encoder_sharing,
+        privileged_dim=KNOWN if config.asymmetric_critic else 0,
+    )
     return stream, work
 
 
@@ -90,13 +100,16 @@ def test_what_is_kept_for_gradients_is_what_autograd_keeps(
         {"batch_size": 64},
         {"batch_size": 16, "vmamba_patch_size": 8},
         {"batch_size": 64, "encoder": "cnn"},
+        {"batch_size": 64, "asymmetric_critic": True},
         {"batch_size": 64, "vmamba_patch_size": 8, "use_checkpointing": True},
         {"batch_size": 64, "encoder_sharing": "shared", "use_amp": True, "vmamba_patch_size": 8},
     ],
 )
 def test_the_predicted_peak_is_within_a_quarter_of_a_process_that_trains(settings: dict[str, Any]) -> None:
     settings = ULTRA | settings
-    request = {"settings": settings, "frame_shape": [1, 64, 64], "state_dim": 10, "action_dim": 3, "device": "cpu"}
+    request = {"settings": settings, "frame_shape": [1, 64, 64], "state_dim": 10, "action_dim": 3, "device": "cpu"} | {
+        "privileged_dim": KNOWN if "asymmetric_critic" in settings else 0
+    }
     command = [sys.executable, "-m", "rl.vmamba_td3.measure"]
     answer = subprocess.run(command, cwd=ROOT, input=json.dumps(request), capture_output=True, text=True, check=True)
     measured = json.loads(answer.stdout)
@@ -112,6 +125,7 @@ def test_settings_that_cannot_be_are_refused_by_the_process_that_measures() -> N
                 "settings": {"vmamba_hiden_dim": 3},
                 "frame_shape": [1, 8, 8],
                 "state_dim": 3,
+                "privileged_dim": 0,
                 "action_dim": 1,
                 "device": "cpu",
             }
@@ -120,7 +134,14 @@ def test_settings_that_cannot_be_are_refused_by_the_process_that_measures() -> N
 
 def test_measuring_in_this_process_gives_times() -> None:
     settings = {key: value for key, value in SMALL.items() if not key.startswith(("env", "algorithm"))}
-    request = {"settings": settings, "frame_shape": [1, 8, 8], "state_dim": 3, "action_dim": 2, "device": "cpu"}
+    request = {
+        "settings": settings,
+        "frame_shape": [1, 8, 8],
+        "state_dim": 3,
+        "action_dim": 2,
+        "device": "cpu",
+        "privileged_dim": 0,
+    }
     assert measure_updates(*read_request(request))["ms_per_update"] > 0
 
 
@@ -139,13 +160,17 @@ def test_networks_are_there_four_times_and_a_shared_encoder_leaves_one_out() -> 
     assert shared.actor < separate.actor / 100
 
 
-def test_the_buffer_is_predicted_as_it_is_made(small_vmamba: Any) -> None:
-    trainer = small_vmamba()
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_the_buffer_is_predicted_as_it_is_made(small_vmamba: Any, asymmetric: bool) -> None:
+    trainer = small_vmamba(asymmetric_critic=asymmetric)
     trainer.train_step()
     assert isinstance(trainer.buffer, SequenceReplayBuffer)
     config = trainer.config
     windows = trainer._windows
-    estimate = estimate_memory(plan_stream(config, windows), windows.action_dim, Workload(4, 2), config.buffer_frames)
+    assert (windows.privileged_dim > 0) == asymmetric
+    work = Workload(4, 2, privileged_dim=windows.privileged_dim)
+    estimate = estimate_memory(plan_stream(config, windows), windows.action_dim, work, config.buffer_frames)
+    assert estimate.lasting == 16 * sum(count_parameters(config).values())
     assert estimate.buffer == trainer.buffer.nbytes
 
 
