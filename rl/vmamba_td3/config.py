@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from experiment.memory import MemoryRoom
 from experiment.problems import Fault
 from training.config import SHAPE, Int, TrainerConfig
 
@@ -153,6 +154,23 @@ class VMambaTD3Config(TrainerConfig):
             key = str(error).split(" ", 1)[0]
             return [Fault((key if key in type(self).model_fields else "env_kwargs",), str(error))]
         return []
+
+    def find_memory_faults(self, room: MemoryRoom) -> list[Fault]:
+        """Name a batch, or a replay buffer, that doesn't fit into memory where the run is placed."""
+        from rl.vmamba_td3.fitting import find_memory_faults
+        from rl.vmamba_td3.memory import Workload
+        from rl.vmamba_td3.spaces import measure_settings, plan_stream
+
+        windows = measure_settings(self)
+        work = Workload(
+            self.batch_size,
+            self.seq_len,
+            use_amp=self.use_amp,
+            use_checkpointing=self.use_checkpointing,
+            encoder_sharing=self.encoder_sharing,
+            privileged_dim=windows.privileged_dim,
+        )
+        return find_memory_faults(plan_stream(self, windows), windows.action_dim, work, self.buffer_frames, room)
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks and of the buffer, and what goes with them."""

@@ -87,8 +87,8 @@ def count_classifier(trunk: TrunkConfig, num_classes: int, channels: int = 3) ->
 def count_trunk(trunk: TrunkConfig, channels: int) -> int:
     """Count stem, stages and the last norm."""
     blocks = sum(depth * count_block(trunk, dim) for depth, dim in zip(trunk.num_vss_blocks, trunk.dims, strict=True))
-    downsamples = sum(_count_downsample(trunk, dim) for dim in trunk.dims[:-1])
-    return _count_stem(trunk, channels) + blocks + downsamples + _count_norm(trunk.dims[-1])
+    downsamples = sum(count_downsample(trunk, dim) for dim in trunk.dims[:-1])
+    return count_stem(trunk, channels) + blocks + downsamples + _count_norm(trunk.dims[-1])
 
 
 def count_block(trunk: TrunkConfig, dim: int) -> int:
@@ -153,7 +153,8 @@ def _count_head(in_dim: int, hidden_dim: int, out_dim: int) -> int:
     return _count_norm(in_dim) + hidden + _count_linear(hidden_dim, out_dim)
 
 
-def _count_stem(trunk: TrunkConfig, channels: int) -> int:
+def count_stem(trunk: TrunkConfig, channels: int) -> int:
+    """Count what makes positions of pixels."""
     dim = trunk.hidden_dim
     if trunk.stem == "v1":
         return _count_convolution(channels, dim, trunk.patch_size) + _count_norm(dim)
@@ -162,7 +163,8 @@ def _count_stem(trunk: TrunkConfig, channels: int) -> int:
     return first + _count_convolution(half, dim, 3) + _count_norm(dim)
 
 
-def _count_downsample(trunk: TrunkConfig, dim: int) -> int:
+def count_downsample(trunk: TrunkConfig, dim: int) -> int:
+    """Count what makes fewer positions of many, from `dim` channels."""
     if trunk.downsample == "v1":
         return 4 * dim * 2 * dim + _count_norm(4 * dim)
     side = 2 if trunk.downsample == "v2" else 3
