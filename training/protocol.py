@@ -150,6 +150,21 @@ class ActsInEnvironment(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsAttention(Protocol):
+    """A trainer whose policy attends to the steps of a window, and can be looked into while it acts."""
+
+    def begin_tracing(self) -> Callable[[Any], Mapping[str, NDArray[Any]]]:
+        """Give the policy without noise, for one episode that begins now, as `ActsInEnvironment.begin_acting` does.
+
+        Called with each observation in turn, it gives the same `action`, and beside it `attention`, (heads, steps),
+        the oldest step first; vectors `visual`, `state` and `context`: what the newest frame, the newest state and the
+        window became; `values` of the action by each critic; `base`, the newest state as it was observed, and `depth`,
+        (height, width), the newest frame over its largest, in [0, 1].
+        """
+        ...
+
+
 class NotOneModuleError(ValueError):
     """A policy that can't be written as one module, and why."""
 

@@ -132,6 +132,12 @@ class MambaSequenceEncoder(nn.Module):
             context: Tensor = self.cross_attn(self.temporal(self.fusion(visual, state)))
         return widen_numbers(context)
 
+    def find_attention(self, visual: Tensor, state: Tensor) -> Tensor:
+        """Give (batch, heads, steps), the weights with which `forward` gathers the same windows."""
+        with allow_bfloat16(visual.device, self.use_amp):
+            weights = self.cross_attn.get_attention_weights(self.temporal(self.fusion(visual, state)))
+        return widen_numbers(weights)
+
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all parameters."""
         draw_uniform((self.fusion.linear,), generator)

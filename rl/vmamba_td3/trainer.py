@@ -27,6 +27,7 @@ from rl.vmamba_td3.counting import count_parameters as count_networks
 from rl.vmamba_td3.noise import ShrinkingNoise
 from rl.vmamba_td3.spaces import complete_env_kwargs, measure_settings, measure_windows, plan_stream
 from rl.vmamba_td3.stream import FrameFeatures
+from rl.vmamba_td3.tracing import Tracer
 from training.evaluation import evaluate_policy
 from training.protocol import Episode, Evaluation, References, StepResult, Treatment
 from training.seeding import spawn_generator
@@ -98,7 +99,7 @@ class VMambaTD3Trainer:
         return make_env(self.config.env_name, complete_env_kwargs(self.config, self.config.env_kwargs))
 
     def _make_evaluation_env(self) -> Env:
-        return make_env(self.config.env_name, complete_env_kwargs(self.config, self.config.evaluation_kwargs))
+        return make_env(self.config.env_name, self.config.evaluation_kwargs)
 
     def train_step(self) -> StepResult:
         """Take one step in each environment, and one update for every `train_freq` of them once there is enough."""
@@ -215,6 +216,10 @@ class VMambaTD3Trainer:
             return self._scale.to_env(self.act(copy_obs(obs), known))
 
         return act
+
+    def begin_tracing(self) -> Callable[[Any], dict[str, NDArray[Any]]]:
+        """Give the policy as `begin_acting` does, with what its networks make of each window; see `tracing.Tracer`."""
+        return Tracer(self.agent, self._scale, self._windows.depth_scale, self.device)
 
     def act(self, seen: Windows, known: FrameFeatures) -> NDArray[np.float32]:
         """Give the policy's action in [-1, 1] for one window, with the features of frames that are known."""
