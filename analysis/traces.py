@@ -103,7 +103,8 @@ def read_trace(path: Path) -> Trace:
         OSError: it can't be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise TraceError(f"{path}: this is not what `play.py trace` writes ({FORMAT})")
