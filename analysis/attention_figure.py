@@ -66,7 +66,7 @@ def _draw_heat(axes: Axes, by_age: Sequence[Sequence[Estimate]]) -> None:
 
 def _draw_by_age(axes: Axes, by_age: Sequence[Sequence[Estimate]]) -> None:
     for number, head in enumerate(by_age):
-        colour, ages = COLOURS[number % len(COLOURS)], np.arange(len(head))
+        colour, ages = COLOURS[number % len(COLOURS)], np.arange(len(head), dtype=np.float64)
         dashes = "-" if number < len(COLOURS) else "--"
         _draw_line(axes, ages, head, colour, dashes, f"head {number}")
     axes.axhline(1 / len(by_age[0]), color="#a0a0a0", linewidth=0.8)

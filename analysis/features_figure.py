@@ -50,7 +50,8 @@ def draw_features(
 def _draw_components(figure: Figure, axes: Axes, name: str, features: Values, colour: tuple[str, Values]) -> None:
     places, parts = project_components(features)
     chosen = np.unique(np.linspace(0, len(places) - 1, min(MAX_POINTS, len(places))).round().astype(int))
-    points = axes.scatter(*places[chosen].T, c=colour[1][chosen], s=4, cmap="viridis", linewidths=0, rasterized=True)
+    across, up = places[chosen].T
+    points = axes.scatter(across, up, c=colour[1][chosen], s=4, cmap="viridis", linewidths=0, rasterized=True)
     figure.colorbar(points, ax=axes, label=colour[0])
     axes.set_title(f"{name} features", fontsize=9)
     axes.set_xlabel(f"component 1 ({100 * parts[0]:.0f} % of the variance)", fontsize=8)

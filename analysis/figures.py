@@ -287,7 +287,8 @@ def to_pdf(figure: Figure) -> bytes:
     """Give a figure as PDF, for papers, the same bytes each time."""
     buffer = io.BytesIO()
     with mpl.rc_context({"pdf.fonttype": 42}):  # letters that stay letters, which journals ask for
-        FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None})
+        FigureCanvasPdf(figure)
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.markdown import escape, render_table
-from analysis.tables import Table, render_text
+from analysis.tables import Table, render_text, to_csv
 from analysis.traces import Trace, TraceError, read_trace
 from experiment.files import write_atomically
 from experiment.run import Run
@@ -109,8 +109,7 @@ def write_findings(folder: Path, findings: Findings) -> Path:
     for name, content in findings.pictures.items():
         write_atomically(folder / name, [content])
     for table in findings.tables:
-        content = table.frame.to_csv(index=False, lineterminator="\n")
-        write_atomically(folder / f"{findings.name}_{table.name}.csv", [content.encode()])
+        write_atomically(folder / f"{findings.name}_{table.name}.csv", [to_csv(table)])
     page = folder / f"{findings.name}.md"
     write_atomically(page, ["\n".join(render_page(findings)).encode()])
     return page

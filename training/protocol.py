@@ -177,7 +177,8 @@ class HasPolicyModule(Protocol):
         """Give the policy without noise: one observation at a time decides, and nothing is drawn.
 
         The module is a copy on the CPU. It takes observations as the environment gives them, in float32 and of shape
-        (batch, obs_dim), and gives actions in the environment's units and number type, (batch, action_dim).
+        (batch, obs_dim), and gives actions in the environment's units and number type, (batch, action_dim). Where
+        observations are a mapping of arrays, it takes one tensor for each, in the order of their names.
 
         Raises:
             NotOneModuleError: these settings make a policy that is more than that.

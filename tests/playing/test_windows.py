@@ -1,4 +1,4 @@
-"""A trace is of the episodes that an evaluation runs, with what the networks did at each step."""
+"""Policies that look at windows: traces are of the episodes that an evaluation runs, and exported files act alike."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import torch
 
 import play
 from analysis.traces import read_trace
+from envs.record import Policy
 from experiment.files import read_json
+from playing.exporting import act_in
 from playing.tracing import name_base, trace_episode
 from rl.vmamba_td3.trainer import VMambaTD3Trainer
 from tests.rl.vmamba_td3.conftest import SMALL, small_vmamba  # noqa: F401
 from training.evaluation import report_seeds
+from training.protocol import NotOneModuleError
 
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., VMambaTD3Trainer]
@@ -175,3 +178,40 @@ def test_a_traced_window_is_as_long_as_the_policys_wherever_it_acts(request: pyt
     config = request.getfixturevalue("small_vmamba")(seq_len=5, eval_env_kwargs={"density": "hard"}).config
     assert config.evaluation_kwargs["seq_len"] == 5
     assert config.evaluation_kwargs["density"] == "hard"
+
+
+def test_a_policy_of_windows_is_exported_with_an_input_for_each_part(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.pt"
+    assert play.main(["export", str(run_folder), "--format", "torchscript", "-o", str(out)]) == 0
+    facts = read_json(tmp_path / "policy.pt.json") or {}
+    assert list(facts["obs"]) == ["base", "depth"]
+    assert facts["obs"]["depth"] == {
+        "shape": [3, 1, 8, 8],
+        "dtype": "float32",
+        "low": 0.0,
+        "high": 1.0,
+        "name": "depth",
+        "takes": "float32, (batch, 3, 1, 8, 8)",
+    }
+    assert facts["obs"]["base"]["shape"] == [3, 10]
+    assert facts["checked"]["observations"] == 512
+    assert facts["checked"]["largest_difference"] < 1e-5
+
+
+def test_what_a_policy_saw_and_did_is_gathered_by_name(request: pytest.FixtureRequest) -> None:
+    trainer = request.getfixturevalue("small_vmamba")()
+    env = trainer._make_evaluation_env()
+    policy = Policy("DepthNav-v0", {}, {}, lambda env, generator: trainer.begin_acting())
+    observed, acted = act_in(env, policy)
+    env.close()
+    assert {name: part.shape for name, part in observed.items()} == {"base": (512, 2, 10), "depth": (512, 2, 1, 8, 8)}
+    act = trainer.begin_acting()
+    for number in (0, 100, 511):
+        obs = {name: part[number] for name, part in observed.items()}
+        np.testing.assert_array_equal(act(obs), acted[number])
+
+
+def test_products_in_16_bits_are_not_exported_and_it_is_said_why(request: pytest.FixtureRequest) -> None:
+    trainer = request.getfixturevalue("small_vmamba")(use_amp=True)
+    with pytest.raises(NotOneModuleError, match="with use_amp: true its products are rounded to 16 bits"):
+        trainer.build_policy_module()
