@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from experiment.devices import DeviceError, choose_devices, count_cores, list_gpus
 from experiment.engines.local import THREAD_VARIABLES, choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
+from experiment.memory import MemoryRoom, read_free_memory
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from experiment.provenance import record_provenance
 from experiment.run import Run, claim_run, find_folder, safe_label
@@ -128,6 +129,8 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
         asked = f"GPU {placed}" if config.device == "auto" else f"device: {config.device}"
         print(f"{asked} was asked for, and torch {torch.__version__} sees no such CUDA device", file=sys.stderr)
         return DEVICE
+    if faults := config.find_memory_faults(find_room(device)):
+        raise SettingsError(faults)
     seed_everything(config.seed)
     trainer = find_trainer(config.model_dump()).build_trainer(config, device)
     if trainer.resume_reason:
@@ -157,6 +160,14 @@ def choose_device(wanted: str, placed: str) -> torch.device | None:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         return None
     return device
+
+
+def find_room(device: torch.device) -> MemoryRoom:
+    """Give the memory that there is for a run on a device: what is free of the computer's, and all of the GPU's."""
+    import torch
+
+    gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return MemoryRoom(read_free_memory(), gpu)
 
 
 def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str) -> int:

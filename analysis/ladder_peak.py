@@ -21,9 +21,10 @@ from experiment.provenance import describe_machine
 SIZE = 1024
 SECONDS = 0.5
 _PATIENCE_S = 120
-_ONE_THREAD = dict.fromkeys(
+ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+"""Variables with which libraries take one thread."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def find_peak(environment: Mapping[str, Any], is_wanted: bool = True) -> GemmPea
     command = [sys.executable, "-m", "analysis.ladder_peak"]
     try:
         answer = subprocess.run(
-            command, env=os.environ | _ONE_THREAD, capture_output=True, text=True, timeout=_PATIENCE_S, check=True
+            command, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=_PATIENCE_S, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         return GemmPeak(None, f"GEMM peak: could not be measured: {error}")

@@ -35,7 +35,7 @@ class Trace:
         visual: (steps, feature_dim), what the newest frame became, in the actor's stream as all of these.
         state: (steps, state_feature_dim), what the newest state became.
         context: (steps, hidden_dim), what the window became.
-        values: (steps, critics), of the action.
+        values: (steps, critics), of the action; of no critic where they see more than who acts.
         action: (steps, action_dim), in the environment's units.
         reward: (steps,), that followed.
         base: (steps, base_dim), the newest state.

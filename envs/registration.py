@@ -77,7 +77,10 @@ OWN = (
     ),
     Registration("DroneTrack-v0", "envs.drone.track:DroneTrackEnv", max_episode_steps=500),
     Registration("TwoHandReach-v0", "envs.reach.env:TwoHandReachEnv", max_episode_steps=100),
+    Registration("DepthRecall-v0", "envs.recall:DepthRecallEnv", max_episode_steps=100),
 )
+WINDOWED = ("DepthNav-v0", "AirSimEnv-v42", "DepthRecall-v0")
+"""The ids whose observations are windows as long as their argument `seq_len`."""
 
 
 def register_environments() -> None:

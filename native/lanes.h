@@ -77,7 +77,7 @@ INLINE Lanes find_power(Lanes x)
     return p * (Lanes)((Bits)whole << 23);
 }
 
-/* log(1 + e^x) to 4e-7 of itself (or 1e-38), and its slope.
+/* log(1 + e^x) to 4e-7 + 8e-8 |x| of itself (or 1e-38), and its slope.
 
    log(1 + e) = 2 artanh(s) with s = e / (e + 2), for e = e^-|x| at most 1; artanh(s) / s is fitted in s^2 (4e-9). */
 INLINE Lanes find_softplus(Lanes x, Lanes *slope)
@@ -159,6 +159,33 @@ static void write_tile(float *rows, int64_t stride, int64_t lanes, int64_t colum
     for (int64_t i = 0; i < lanes; i++)
         for (int64_t j = 0; j < columns; j++)
             rows[i * stride + j] = flat[j * LANES + i];
+}
+
+/* Read `columns` vectors (TILE at most) that lie as they are, `stride` apart; missing lanes are 0. */
+static void read_vectors(const float *rows, int64_t stride, int64_t ahead, int64_t lanes, int64_t columns, Lanes *tile)
+{
+    if (lanes == LANES) {
+        for (int64_t j = 0; j < columns; j++) {
+            tile[j] = *(const Loose *)(rows + j * stride);
+            __builtin_prefetch(rows + j * stride + ahead);
+        }
+        return;
+    }
+    memset(tile, 0, TILE * sizeof *tile);
+    for (int64_t j = 0; j < columns; j++)
+        memcpy(tile + j, rows + j * stride, lanes * sizeof *rows);
+}
+
+/* Write what `read_vectors` reads. */
+static void write_vectors(float *rows, int64_t stride, int64_t lanes, int64_t columns, const Lanes *tile)
+{
+    if (lanes == LANES) {
+        for (int64_t j = 0; j < columns; j++)
+            *(Loose *)(rows + j * stride) = tile[j];
+        return;
+    }
+    for (int64_t j = 0; j < columns; j++)
+        memcpy(rows + j * stride, tile + j, lanes * sizeof *rows);
 }
 
 /* Add up the lanes of each of `columns` vectors; the sums are `stride` apart. */

@@ -75,6 +75,11 @@ static int64_t find_state_stride(const Scan *scan) { return scan->channels_last 
 
 static int64_t find_step_stride(const Scan *scan) { return scan->channels_last ? scan->groups * scan->states : 1; }
 
+/* In u, delta and y: how far off the next chunk is, and the next block. */
+static int64_t find_chunk_ahead(const Scan *scan) { return scan->channels_last ? CHUNK * count_dim(scan) : CHUNK; }
+
+static int64_t find_block_ahead(const Scan *scan) { return scan->channels_last ? LANES : LANES * scan->steps; }
+
 /* Read a block's chunk of u, delta or y: a vector for each step. `ahead`: see `read_tile`. */
 static void read_chunk(const Scan *scan, const Site *site, const float *numbers, int64_t ahead, Lanes *tile)
 {
@@ -83,13 +88,8 @@ static void read_chunk(const Scan *scan, const Site *site, const float *numbers,
     if (!scan->channels_last) {
         const float *end = numbers + scan->batch * dim * scan->steps;
         read_tile(rows, scan->steps, end, ahead, site->lanes, site->steps, tile);
-    } else if (site->lanes == LANES) {
-        for (int64_t t = 0; t < site->steps; t++)
-            tile[t] = *(const Loose *)(rows + t * dim);
     } else {
-        memset(tile, 0, CHUNK * sizeof *tile);
-        for (int64_t t = 0; t < site->steps; t++)
-            memcpy(tile + t, rows + t * dim, site->lanes * sizeof *rows);
+        read_vectors(rows, dim, ahead, site->lanes, site->steps, tile);
     }
 }
 
@@ -100,12 +100,8 @@ static void write_chunk(const Scan *scan, const Site *site, float *numbers, cons
     float *rows = numbers + site->place;
     if (!scan->channels_last) {
         write_tile(rows, scan->steps, site->lanes, site->steps, tile);
-    } else if (site->lanes == LANES) {
-        for (int64_t t = 0; t < site->steps; t++)
-            *(Loose *)(rows + t * dim) = tile[t];
     } else {
-        for (int64_t t = 0; t < site->steps; t++)
-            memcpy(rows + t * dim, tile + t, site->lanes * sizeof *rows);
+        write_vectors(rows, dim, site->lanes, site->steps, tile);
     }
 }
 
@@ -204,7 +200,8 @@ static void run_block(const Job *job, int64_t task, Lanes *states)
     for (int64_t chunk = 0; chunk < count_chunks(scan); chunk++) {
         const Site site = find_site(scan, task / blocks / scan->groups, group, block, chunk);
         Lanes u[CHUNK], delta[CHUNK], drive[CHUNK], y[CHUNK], slope[CHUNK];
-        read_inputs(scan, &site, weights[scan->states + 1], CHUNK, u, delta, slope);
+        const int64_t ahead = chunk + 1 < count_chunks(scan) ? find_chunk_ahead(scan) : find_block_ahead(scan);
+        read_inputs(scan, &site, weights[scan->states + 1], ahead, u, delta, slope);
         for (int64_t t = 0; t < site.steps; t++) {
             drive[t] = delta[t] * u[t];
             y[t] = weights[scan->states] * u[t];
@@ -238,7 +235,7 @@ typedef struct {
 static void pull_back(const Job *job, const Site *site, const Trail *trail)
 {
     const Scan *scan = job->scan;
-    const int64_t steps = site->steps, ahead = LANES * scan->steps; /* the next block is next */
+    const int64_t steps = site->steps, ahead = find_block_ahead(scan);
     const int64_t state_stride = find_state_stride(scan), step_stride = find_step_stride(scan);
     const Lanes skip = trail->weights[scan->states], bias = trail->weights[scan->states + 1];
     Lanes u[CHUNK], delta[CHUNK], soft[CHUNK], drive[CHUNK], slope[CHUNK], for_drive[CHUNK], for_delta[CHUNK];

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,11 @@ def export(args: Namespace, parser: ArgumentParser) -> int:
     with ExitStack() as stack:
         restored = restore_run(args.run, args.checkpoint, args.device, stack)
         module = build_module(restored)
-        observed, acted, bounds = record_acting(restored)
+        inputs = list_inputs(module)
+        observed, acted, bounds = record_acting(restored, inputs)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         difference = write_checked(module, args.format, args.out, observed, acted, bounds)
-        facts = describe_export(restored, args.format, difference)
+        facts = describe_export(restored, args.format, difference, inputs)
     write_json(find_facts_path(args.out), facts)
     print(
         f"{restored.run.folder.name}, {restored.checkpoint.path.stem}: {args.out} ({args.out.stat().st_size:,} bytes)"
@@ -83,7 +85,14 @@ def build_module(restored: Restored) -> nn.Module:
     raise SettingsError([Fault(("run",), f"the policy of {name} can't be exported: {why}")])
 
 
-def record_acting(restored: Restored) -> tuple[Observed, NDArray[np.float32], NDArray[np.float32]]:
+def list_inputs(module: nn.Module) -> list[str]:
+    """Give the names of what a module takes, in their order: parts of an observation, where it has such."""
+    return list(inspect.signature(module.forward).parameters)
+
+
+def record_acting(
+    restored: Restored, inputs: Sequence[str]
+) -> tuple[Observed, NDArray[np.float32], NDArray[np.float32]]:
     """Let the policy act in its environment.
 
     Gives observations by their names, (n, ...) each, its actions at them, (n, action_dim), and the actions' bounds,
@@ -98,13 +107,13 @@ def record_acting(restored: Restored) -> tuple[Observed, NDArray[np.float32], ND
     try:
         space = env.action_space
         assert isinstance(space, gym.spaces.Box)
-        observed, acted = act_in(env, build_trained_policy(restored))
+        observed, acted = act_in(env, build_trained_policy(restored), inputs)
     finally:
         env.close()
     return observed, acted, np.stack([space.low, space.high]).astype(np.float32)
 
 
-def act_in(env: Env, policy: Policy) -> tuple[Observed, NDArray[np.float32]]:
+def act_in(env: Env, policy: Policy, inputs: Sequence[str]) -> tuple[Observed, NDArray[np.float32]]:
     """Let a policy act for `CHECKED` steps, episode after episode; give what it saw, by name, and did."""
     import numpy as np
 
@@ -116,17 +125,13 @@ def act_in(env: Env, policy: Policy) -> tuple[Observed, NDArray[np.float32]]:
         obs, _ = env.reset(seed=seed)
         seed, over, act = None, False, policy.begin(env, generator)
         while not over and len(acted) < CHECKED:
-            seen.append({name: np.array(part, dtype=np.float32) for name, part in name_parts(obs)})
+            parts = {name: obs[name] for name in inputs} if isinstance(obs, Mapping) else {OBS: obs}
+            seen.append({name: np.array(part, dtype=np.float32) for name, part in parts.items()})
             action = act(obs)
             acted.append(np.array(action, dtype=np.float32))
             obs, _, terminated, truncated, _ = env.step(action)
             over = terminated or truncated
     return {name: np.stack([row[name] for row in seen]) for name in seen[0]}, np.stack(acted)
-
-
-def name_parts(obs: Any) -> list[tuple[str, Any]]:
-    """Give the parts of an observation, or of a space of them, by the names of a module's inputs, in their order."""
-    return sorted(obs.items()) if isinstance(obs, Mapping) else [(OBS, obs)]
 
 
 def write_checked(
@@ -169,7 +174,7 @@ def write_checked(
     return difference
 
 
-def describe_export(restored: Restored, format_name: str, difference: float) -> dict[str, Any]:
+def describe_export(restored: Restored, format_name: str, difference: float, inputs: Sequence[str]) -> dict[str, Any]:
     """Say what an exported file is: whose policy, from what to what, and how it was checked, as plain JSON."""
     import gymnasium as gym
     import torch
@@ -185,7 +190,7 @@ def describe_export(restored: Restored, format_name: str, difference: float) -> 
         "policy": dict(build_trained_policy(restored).facts),
         "env_name": config.env_name,
         "env_kwargs": config.env_kwargs,
-        "obs": describe_inputs(env.observation_space),
+        "obs": describe_inputs(env.observation_space, inputs),
         "action": describe_space(env.action_space) | {"name": "action"},
         "checked": {"observations": CHECKED, "largest_difference": difference, "of": "half an action's range"},
         "torch": str(torch.__version__),
@@ -194,14 +199,16 @@ def describe_export(restored: Restored, format_name: str, difference: float) -> 
     }
 
 
-def describe_inputs(space: gym.Space[Any]) -> dict[str, Any]:
+def describe_inputs(space: gym.Space[Any], inputs: Sequence[str]) -> dict[str, Any]:
     """Give what a module takes as plain JSON: one input, or one for each part of an observation, by name."""
     import gymnasium as gym
 
     if isinstance(space, gym.spaces.Box):
         return describe_space(space) | {"name": OBS, "takes": "float32, (batch, obs_dim)"}
     parts: dict[str, Any] = {}
-    for name, part in name_parts(space):
+    assert isinstance(space, gym.spaces.Dict)
+    for name in inputs:
+        part = space[name]
         assert isinstance(part, gym.spaces.Box)
         low, high = (to_json_number(float(bound)) for bound in (part.low.min(), part.high.max()))
         takes = f"float32, (batch, {', '.join(str(size) for size in part.shape)})"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from experiment.identity import hash_identity
+from experiment.memory import MemoryRoom
 from experiment.plan import nest_settings
 from experiment.problems import Fault, SettingsError, suggest
 
@@ -144,6 +145,13 @@ class TrainerConfig(BaseModel):
 
     def find_environment_faults(self) -> list[Fault]:
         """Name what is wrong between these settings and the environment, which is made for this. Imports it."""
+        return []
+
+    def find_memory_faults(self, room: MemoryRoom) -> list[Fault]:
+        """Name what doesn't fit into the memory of the machine and the device that the run is placed on.
+
+        Asked there, before anything is built; never where a launch is only planned. Imports the environment.
+        """
         return []
 
     def inactive_keys(self) -> dict[str, str]:

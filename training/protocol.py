@@ -159,8 +159,20 @@ class ShowsAttention(Protocol):
 
         Called with each observation in turn, it gives the same `action`, and beside it `attention`, (heads, steps),
         the oldest step first; vectors `visual`, `state` and `context`: what the newest frame, the newest state and the
-        window became; `values` of the action by each critic; `base`, the newest state as it was observed, and `depth`,
-        (height, width), the newest frame over its largest, in [0, 1].
+        window became; `values` of the action by each critic that sees no more than this; `base`, the newest state as
+        it was observed, and `depth`, (height, width), the newest frame over its largest, in [0, 1].
+        """
+        ...
+
+
+@runtime_checkable
+class ChoosesBackends(Protocol):
+    """A trainer with several ways to compute the same on one device, of which it takes the best that a machine has."""
+
+    def describe_backends(self) -> dict[str, str]:
+        """Give what is taken here, by what it is for: names, versions, and whatever else last digits depend on.
+
+        An attempt says so when it begins; checkpoints and the summary keep it; a resumed run tells where it differs.
         """
         ...
 
@@ -178,7 +190,7 @@ class HasPolicyModule(Protocol):
 
         The module is a copy on the CPU. It takes observations as the environment gives them, in float32 and of shape
         (batch, obs_dim), and gives actions in the environment's units and number type, (batch, action_dim). Where
-        observations are a mapping of arrays, it takes one tensor for each, in the order of their names.
+        observations are a mapping of arrays, it takes those that it reads, each by its name there.
 
         Raises:
             NotOneModuleError: these settings make a policy that is more than that.

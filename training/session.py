@@ -21,6 +21,7 @@ from training.evaluation import (
     write_out_evaluation,
     write_out_means,
 )
+from training.facts import find_backends, list_differences
 from training.health import HealthGuard
 from training.metrics import Averages, MetricsLog, RecentEpisodes
 from training.protocol import Evaluation, EvaluationStopped, StepResult, Trainer
@@ -133,6 +134,8 @@ class Session:
             CheckpointError: there are checkpoints and none can be used.
             MetricsError: `metrics.jsonl` isn't what the checkpoint saw.
         """
+        for name, backend in find_backends(self._trainer).items():
+            self._say(f"{name}: {backend}")
         if not self._config.continue_training:
             self._refuse_leftovers()
         elif (checkpoint := self._store.resume(self._find_protected)) is not None:
@@ -202,14 +205,9 @@ class Session:
             self._best = dict(best["best"])
         self._saved_step = checkpoint.step
         self._say(f"Resumed from step {checkpoint.step:,}")
-        self._tell_differences(checkpoint.facts)
+        for line in list_differences(checkpoint.facts, self._facts()):
+            self._say(line)
         write_global_generators(checkpoint.state["generators"])
-
-    def _tell_differences(self, facts: Mapping[str, Any]) -> None:
-        now = self._facts()
-        for name in ("device", "threads", "torch"):
-            if facts[name] != now[name]:
-                self._say(f"{name} was {facts[name]} and is {now[name]} now: results may differ in their last digits")
 
     def train(self) -> StepResult:
         """Have the trainer take a step, and count its time."""
@@ -304,13 +302,15 @@ class Session:
             "threads": attempt.threads,
             "torch": str(torch.__version__),
             "code_version": attempt.code_version,
-            **self._describe_resume(),
+            **self._describe_trainer(),
             "saved": now_text(),
         }
 
-    def _describe_resume(self) -> dict[str, str | None]:
+    def _describe_trainer(self) -> dict[str, Any]:
         # Asked for after the trainer gave its state: that is when it finds an environment that can't be saved.
-        return {"resume": self._trainer.resume_mode, "resume_reason": self._trainer.resume_reason}
+        trainer = self._trainer
+        resume = {"resume": trainer.resume_mode, "resume_reason": trainer.resume_reason}
+        return resume | {"backends": find_backends(trainer)}
 
     def write_summary(self, evaluation: Evaluation | None) -> None:
         """Write `summary.json` with the evaluation on the report seeds, unless the guard asks for an end first.
@@ -349,7 +349,7 @@ class Session:
             "env_steps": progress.env_step,
             "updates": progress.updates,
             "attempts": attempt.number,
-            **self._describe_resume(),
+            **self._describe_trainer(),
             "guard": self.guard.summary(),
             "device": attempt.device,
             "threads": attempt.threads,

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.drone.eyes import Eyes, FanEyes, PictureEyes, add_noise
+from envs.drone.eyes import Eyes, FanEyes, PictureEyes, spoil_depth
 from envs.drone.flight import Flight, open_backend
 from envs.drone.options import NavigationOptions, read_options
 from envs.refusals import check_action, refuse_reset_options
@@ -54,7 +54,7 @@ class NavigationEnv(gym.Env[Any, NDArray[Any]]):
         super().reset(seed=seed)
         refuse_reset_options(options)
         info = self.flight.begin(self.np_random)
-        self.eyes.begin(0, self.flight.observe_base(), self._measure_depth())
+        self.eyes.begin(0, self.flight, self._measure_depth())
         return self.eyes.read(0), info
 
     def step(self, action: NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -64,13 +64,13 @@ class NavigationEnv(gym.Env[Any, NDArray[Any]]):
             ValueError: the action isn't three numbers in [-1, 1].
         """
         outcome = self.flight.advance(check_action(action, ACTION_DIM), self.np_random)
-        self.eyes.look(0, self.flight.observe_base(), self._measure_depth())
+        self.eyes.look(0, self.flight, self._measure_depth())
         return self.eyes.read(0), outcome.reward, outcome.terminated, False, outcome.info
 
     def _measure_depth(self) -> NDArray[np.float64]:
         backend, camera = self.flight.backend, self.eyes.camera
         depth = backend.scan(camera) if self.eyes.level else backend.see(camera)
-        return add_noise(depth, self.options, self.np_random)
+        return spoil_depth(depth, self.options, self.np_random)
 
     def close(self) -> None:
         """Let go of the backend."""
@@ -96,7 +96,7 @@ class DepthNavEnv(NavigationEnv):
 
 
 class DepthNavStateEnv(NavigationEnv):
-    """Sees a flat vector: `envs.drone.eyes.FanEyes`. `seq_len`, `height` and `width` mean nothing and are refused."""
+    """Sees a flat vector: `envs.drone.eyes.FanEyes`. Arguments that only pictures have are refused."""
 
     def __init__(self, **arguments: Any) -> None:
         refuse_picture_arguments(arguments)
@@ -110,5 +110,5 @@ class DepthNavStateEnv(NavigationEnv):
 
 def refuse_picture_arguments(arguments: dict[str, Any]) -> None:
     """Raise `ValueError` where a flat observation is asked for with arguments that only pictures have."""
-    if pictures := [key for key in ("seq_len", "height", "width") if key in arguments]:
+    if pictures := [key for key in ("seq_len", "height", "width", "privileged") if key in arguments]:
         raise ValueError("\n".join(f"{key}: means nothing in a flat observation; leave it out" for key in pictures))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from envs.drone.depth_nav import ACTION_DIM, refuse_picture_arguments
 from envs.drone.embedded import EmbeddedBackend, see_many
-from envs.drone.eyes import Eyes, FanEyes, PictureEyes, add_noise
+from envs.drone.eyes import Eyes, FanEyes, PictureEyes, spoil_depth
 from envs.drone.flight import Flight
 from envs.drone.options import NavigationOptions, read_options
 from envs.drone.raycast import choose_caster
@@ -109,9 +109,9 @@ class NavigationVectorEnv(gym.vector.VectorEnv[Any, NDArray[Any], NDArray[Any]])
         )
         begun = set(first)
         for index, depth in zip(indices, depths, strict=True):
-            noisy = add_noise(depth, self.options, self._generators[index])
+            noisy = spoil_depth(depth, self.options, self._generators[index])
             take_in = self._eyes.begin if index in begun else self._eyes.look
-            take_in(index, self.flights[index].observe_base(), noisy)
+            take_in(index, self.flights[index], noisy)
 
     def step(
         self, actions: NDArray[Any]

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.drone.camera import Camera
-from envs.drone.flight import BASE_DIM
+from envs.drone.flight import BASE_DIM, Flight
 from envs.drone.options import NavigationOptions
+from envs.drone.privileged import PRIVILEGED_DIM, Insight
 
 NUM_RAYS = 32
 FAN_ROWS, FAN_COLUMNS, FAN_HEIGHT = 5, 64, 10.0
@@ -33,11 +34,11 @@ class Eyes(Protocol):
     level: bool
     space: gym.Space[Any]
 
-    def begin(self, index: int, base: NDArray[np.float32], depth: NDArray[np.float64]) -> None:
-        """Take in the first sight of a flight in one of the worlds: base (10,) and depth (H, W) in metres."""
+    def begin(self, index: int, flight: Flight, depth: NDArray[np.float64]) -> None:
+        """Take in the first sight of a flight in one of the worlds, with depth (H, W) in metres."""
         ...
 
-    def look(self, index: int, base: NDArray[np.float32], depth: NDArray[np.float64]) -> None:
+    def look(self, index: int, flight: Flight, depth: NDArray[np.float64]) -> None:
         """Take in the next sight."""
         ...
 
@@ -66,7 +67,8 @@ class PictureEyes:
     """The last `seq_len` frames, the oldest first; at the beginning all are the first.
 
     An observation: `base`, (seq_len, 10) in [-1, 1]; `depth`, (seq_len, 1, height, width), planar depth over
-    `max_depth`, in steps of 1/255.
+    `max_depth`, in steps of 1/255; where options ask for it, `privileged` of the newest moment alone,
+    (PRIVILEGED_DIM,) in [-1, 1].
     """
 
     level = False
@@ -76,35 +78,46 @@ class PictureEyes:
         self.camera = Camera(
             options.height, options.width, horizontal_fov=options.horizontal_fov, max_depth=options.max_depth
         )
-        self.space: gym.Space[Any] = gym.spaces.Dict(
-            {
-                "base": gym.spaces.Box(-1, 1, (count, BASE_DIM), np.float32),
-                "depth": gym.spaces.Box(0, 1, (count, *size), np.float32),
-            }
-        )
+        spaces: dict[str, gym.Space[Any]] = {
+            "base": gym.spaces.Box(-1, 1, (count, BASE_DIM), np.float32),
+            "depth": gym.spaces.Box(0, 1, (count, *size), np.float32),
+        }
         self._base = np.zeros((num_worlds, count, BASE_DIM), np.float32)
         self._depth = np.zeros((num_worlds, count, *size), np.float32)
+        self._seen = {"base": self._base, "depth": self._depth}
+        self._insights: list[Insight] = []
+        if options.privileged:
+            spaces["privileged"] = gym.spaces.Box(-1, 1, (PRIVILEGED_DIM,), np.float32)
+            self._seen["privileged"] = np.zeros((num_worlds, PRIVILEGED_DIM), np.float32)
+            self._insights = [Insight() for _ in range(num_worlds)]
+        self.space: gym.Space[Any] = gym.spaces.Dict(spaces)
 
-    def begin(self, index: int, base: NDArray[np.float32], depth: NDArray[np.float64]) -> None:
+    def begin(self, index: int, flight: Flight, depth: NDArray[np.float64]) -> None:
         """Fill the memory with the first frame."""
-        self._base[index], self._depth[index] = base, quantise(depth, self.camera.max_depth)
+        self._base[index], self._depth[index] = flight.observe_base(), quantise(depth, self.camera.max_depth)
+        self._know(index, flight)
 
-    def look(self, index: int, base: NDArray[np.float32], depth: NDArray[np.float64]) -> None:
+    def look(self, index: int, flight: Flight, depth: NDArray[np.float64]) -> None:
         """Let the oldest frame go."""
         bases, frames = self._base[index], self._depth[index]
         bases[:-1], frames[:-1] = bases[1:], frames[1:]
-        bases[-1], frames[-1] = base, quantise(depth, self.camera.max_depth)
+        bases[-1], frames[-1] = flight.observe_base(), quantise(depth, self.camera.max_depth)
+        self._know(index, flight)
+
+    def _know(self, index: int, flight: Flight) -> None:
+        if self._insights:
+            self._seen["privileged"][index] = self._insights[index].describe(flight)
 
     def read(self, index: int) -> dict[str, NDArray[np.float32]]:
-        """Give one world's frames."""
-        return {"base": self._base[index].copy(), "depth": self._depth[index].copy()}
+        """Give one world's frames, and what else is asked for."""
+        return {name: part[index].copy() for name, part in self._seen.items()}
 
     def read_all(self) -> dict[str, NDArray[np.float32]]:
-        """Give all worlds' frames."""
-        return {"base": self._base.copy(), "depth": self._depth.copy()}
+        """Give all worlds' frames, and what else is asked for."""
+        return {name: part.copy() for name, part in self._seen.items()}
 
     def read_state(self) -> dict[str, Any]:
-        """Give the frames."""
+        """Give the frames; nothing else is remembered."""
         return {"base": self._base, "depth": self._depth}
 
     def write_state(self, state: dict[str, Any]) -> None:
@@ -112,6 +125,7 @@ class PictureEyes:
         if state["depth"].shape != self._depth.shape:
             raise ValueError(f"the frames are {state['depth'].shape} large, and here {self._depth.shape}")
         self._base, self._depth = state["base"], state["depth"]
+        self._seen |= {"base": self._base, "depth": self._depth}
 
 
 class FanEyes:
@@ -136,14 +150,14 @@ class FanEyes:
         self._stretch = np.sqrt(self.camera.squared_lengths)
         self._seen = np.zeros((num_worlds, BASE_DIM + NUM_RAYS), np.float32)
 
-    def begin(self, index: int, base: NDArray[np.float32], depth: NDArray[np.float64]) -> None:
+    def begin(self, index: int, flight: Flight, depth: NDArray[np.float64]) -> None:
         """See the same as later on."""
-        self.look(index, base, depth)
+        self.look(index, flight, depth)
 
-    def look(self, index: int, base: NDArray[np.float32], depth: NDArray[np.float64]) -> None:
+    def look(self, index: int, flight: Flight, depth: NDArray[np.float64]) -> None:
         """Find the shortest rays."""
         shortest = (depth * self._stretch).min(axis=0).reshape(NUM_RAYS, -1).min(axis=1)
-        self._seen[index, :BASE_DIM] = base
+        self._seen[index, :BASE_DIM] = flight.observe_base()
         self._seen[index, BASE_DIM:] = np.minimum(shortest / self.camera.max_depth, 1)
 
     def read(self, index: int) -> NDArray[np.float32]:
@@ -163,10 +177,12 @@ class FanEyes:
         """Take over nothing."""
 
 
-def add_noise(
+def spoil_depth(
     depth: NDArray[np.float64], options: NavigationOptions, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Give depth as a stereo camera measures it: wrong by an amount that grows with its square."""
+    """Give depth as a stereo camera measures it: wrong by an amount that grows with its square. Blind, it sees 0."""
+    if options.blind:
+        return np.zeros_like(depth)
     if not options.depth_noise:
         return depth
     noise = generator.standard_normal(depth.shape)

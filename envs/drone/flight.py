@@ -82,6 +82,21 @@ class Flight:
         self._action: Vector = (0.0, 0.0, 0.0)
         self._wind = np.zeros(2)
 
+    @property
+    def time(self) -> float:
+        """Give the seconds since the flight began."""
+        return self._time
+
+    @property
+    def wind(self) -> Vector:
+        """Give the velocity of the air, in m/s."""
+        return (float(self._wind[0]), float(self._wind[1]), 0.0)
+
+    @property
+    def action(self) -> Vector:
+        """Give the last action; at the beginning, that of hovering."""
+        return self._action
+
     def begin(self, generator: np.random.Generator) -> dict[str, Any]:
         """Begin a flight in a newly drawn world, or the fixed one; give its info, with the `layout_seed` if drawn."""
         self._forget()
@@ -145,7 +160,7 @@ class Flight:
         self._blow()
 
     def _blow(self) -> None:
-        self.backend.set_wind((float(self._wind[0]), float(self._wind[1]), 0.0))
+        self.backend.set_wind(self.wind)
 
     def _describe(self, success: bool, collision: bool) -> dict[str, Any]:
         return {

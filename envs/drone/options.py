@@ -44,6 +44,8 @@ class NavigationOptions:
         width: of a frame, in pixels.
         horizontal_fov: angle that a frame spans across, in degrees.
         max_depth: where depth ends, in metres.
+        blind: whether depth is 0 everywhere, as if the camera were covered: what is a policy without it?
+        privileged: whether observations also say what the simulator knows: `envs.drone.privileged`.
         world: a fixed world, as a file or as its data, instead of drawn layouts.
         backend: what simulates the drone.
         caster: how depth is computed; all give the same bits.
@@ -61,6 +63,8 @@ class NavigationOptions:
     width: int = 64
     horizontal_fov: float = 90.0
     max_depth: float = 20.0
+    blind: bool = False
+    privileged: bool = False
     world: World | None = None
     backend: str = "embedded"
     caster: Literal["auto", "compiled", "numpy"] = "auto"
@@ -95,6 +99,9 @@ def read_options(arguments: Mapping[str, Any]) -> NavigationOptions:
     for key, (low, high) in RANGES.items():
         if key in values and not _is_within(values[key], low, high):
             problems.append(f"{key}: {values[key]!r} is not a number from {low:g} to {high:g}")
+    for key in ("blind", "privileged"):
+        if type(values.get(key, False)) is not bool:
+            problems.append(f"{key}: {values[key]!r} is neither true nor false")
     problems += _check_field(values)
     problems += _read_world(values)
     if problems:

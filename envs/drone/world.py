@@ -48,6 +48,12 @@ class Motion:
         part = math.sin(2 * math.pi * (time / self.period + self.phase))
         return (part * self.reach[0], part * self.reach[1], part * self.reach[2])
 
+    def find_velocity(self, time: float) -> Vector:
+        """Give the velocity at a time, in m/s."""
+        turns = 2 * math.pi / self.period
+        part = turns * math.cos(2 * math.pi * (time / self.period + self.phase))
+        return (part * self.reach[0], part * self.reach[1], part * self.reach[2])
+
 
 @dataclass(frozen=True)
 class Obstacle:

@@ -17,11 +17,11 @@ from rl.networks import build_target
 from rl.residual import ActionMap
 from rl.vitals import measure_critic, measure_when_passed_back
 from rl.vmamba_td3.architecture import StreamConfig
-from rl.vmamba_td3.buffer import LEVELS, Windows
 from rl.vmamba_td3.config import VMambaTD3Config
 from rl.vmamba_td3.descent import Descent
+from rl.vmamba_td3.frames import LEVELS, Windows
 from rl.vmamba_td3.heads import Actor, TwinCritic
-from rl.vmamba_td3.stream import Stream
+from rl.vmamba_td3.stream import PrivilegedStream, Stream
 from training.adam import forget_lengths
 from training.seeding import derive_seed
 from training.vitals import Metrics, Vitals, note_skips
@@ -40,6 +40,8 @@ class Batch:
         next_depth: as `depth`.
         terminated: (batch, 1), 1 where the task ended.
         discount: (batch, 1), of what follows.
+        privileged: (batch, privileged_dim), of the newest frame.
+        next_privileged: as `privileged`.
     """
 
     base: Tensor
@@ -50,6 +52,8 @@ class Batch:
     next_depth: Tensor
     terminated: Tensor
     discount: Tensor
+    privileged: Tensor
+    next_privileged: Tensor
 
 
 def critic_loss(values: tuple[Tensor, Tensor], target: Tensor, huber: bool) -> Tensor:
@@ -69,13 +73,15 @@ class VMambaTD3:
     """Streams, actor, critic, their targets and optimizers, and how one batch changes them.
 
     With `encoder_sharing: shared` the actor has no stream: it acts on what the critic's gives, which learns from the
-    critic's loss alone.
+    critic's loss alone. With `asymmetric_critic` the critic's stream has no images: it reads the newest state and what
+    the simulator knows, and the actor's stream learns, as ever, from the critic's values alone.
 
     Args:
         config: of the run.
         sizes: of a stream.
         action_dim: numbers of an action.
         device: where everything is.
+        privileged_dim: numbers that the simulator tells an asymmetric critic.
 
     Attributes:
         networks: those that learn, by name.
@@ -85,16 +91,26 @@ class VMambaTD3:
 
     TRANSIENT: ClassVar = ("_config", "_device", "_online", "_slow", "_map", "_separate", "version")
 
-    def __init__(self, config: VMambaTD3Config, sizes: StreamConfig, action_dim: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: VMambaTD3Config,
+        sizes: StreamConfig,
+        action_dim: int,
+        device: torch.device,
+        privileged_dim: int = 0,
+    ) -> None:
+        assert config.asymmetric_critic == (privileged_dim > 0)
         self._config, self._device = config, device
         self._map = ActionMap(action_dim)
         self._separate = config.encoder_sharing == "separate"
         # Drawn on the CPU, so that a seed gives the same first networks on every device.
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "networks"))
         names = ["critic_stream", "actor_stream"] if self._separate else ["critic_stream"]
-        networks: dict[str, Stream | Actor | TwinCritic] = {
+        networks: dict[str, Stream | PrivilegedStream | Actor | TwinCritic] = {
             name: Stream(sizes, use_amp=config.use_amp, use_checkpointing=config.use_checkpointing) for name in names
         }
+        if config.asymmetric_critic:
+            networks["critic_stream"] = PrivilegedStream(sizes.state_dim, privileged_dim, sizes.hidden_dim)
         networks["actor"] = Actor(sizes.hidden_dim, sizes.hidden_dim, action_dim)
         networks["critic"] = TwinCritic(sizes.hidden_dim, sizes.hidden_dim, action_dim)
         for network in networks.values():
@@ -118,17 +134,32 @@ class VMambaTD3:
         parts: dict[str, nn.Module] = {owner: self.networks[owner]}
         rates = {owner: rate}
         if f"{owner}_stream" in self.networks:
-            for name, module in self.networks[f"{owner}_stream"].named_children():
+            stream = self.networks[f"{owner}_stream"]
+            for name, module in stream.named_children():
                 parts[f"{owner}_{name}"] = module
-                rates[f"{owner}_{name}"] = config.encoder_lr or rate
+                rates[f"{owner}_{name}"] = config.encoder_lr or rate if isinstance(stream, Stream) else rate
         return Descent(owner, parts, rates, config.grad_clip, config.grad_clip_scope, config.guard == "repair")
 
     def find_stream(self, owner: str, target: bool = False) -> Stream:
-        """Give the stream that an owner, `actor` or `critic`, looks through, or its slow copy."""
+        """Give the stream that an owner, `actor` or `critic`, looks at windows through, or its slow copy."""
         networks = self.targets if target else self.networks
         stream = networks[f"{owner}_stream" if self._separate else "critic_stream"]
         assert isinstance(stream, Stream)
         return stream
+
+    def _view(
+        self,
+        base: Tensor,
+        depth: Tensor,
+        privileged: Tensor,
+        paths: torch.Generator | None = None,
+        target: bool = False,
+    ) -> Tensor:
+        """Give what the critic judges actions by, (batch, hidden_dim): of windows, or of what is privileged."""
+        stream = (self.targets if target else self.networks)["critic_stream"]
+        if isinstance(stream, PrivilegedStream):
+            return stream(base, privileged)  # type: ignore[no-any-return]
+        return stream(base, depth, paths)  # type: ignore[no-any-return]
 
     def choose(self, context: Tensor) -> Tensor:
         """Give the actor's actions, (batch, action_dim), for what its stream gave."""
@@ -137,11 +168,13 @@ class VMambaTD3:
 
     def load_batch(self, windows: Windows) -> Batch:
         """Put a batch on the device, depth as numbers in [0, 1], each window shifted where that is asked for."""
-        base, depth, action, reward, next_base, next_depth, terminated, discount = (
-            torch.from_numpy(array).to(self._device, non_blocking=True) for array in windows
-        )
-        frames = (self._shift(part).float().div_(LEVELS) for part in (depth, next_depth))
-        return Batch(base, next(frames), action, reward, next_base, next(frames), terminated, discount)
+        tensors = {
+            name: torch.from_numpy(array).to(self._device, non_blocking=True)
+            for name, array in windows._asdict().items()
+        }
+        for name in ("depth", "next_depth"):
+            tensors[name] = self._shift(tensors[name]).float().div_(LEVELS)
+        return Batch(**tensors)
 
     def _shift(self, depth: Tensor) -> Tensor:
         """Move each window's frames by as many pixels, up to `random_shift` each way; edges are repeated.
@@ -169,7 +202,7 @@ class VMambaTD3:
         self.networks.train()
         self._actor_descent.note_weights(vitals)  # in the first update too, in which it doesn't move
         target, next_value = self._find_target(batch)
-        context = self.find_stream("critic")(batch.base, batch.depth, self._paths)
+        context = self._view(batch.base, batch.depth, batch.privileged, self._paths)
         values = self.networks["critic"](context, batch.action)
         loss = critic_loss(values, target, self._config.critic_loss == "huber")
         if vitals is not None:
@@ -197,7 +230,7 @@ class VMambaTD3:
 
         Only `terminated` cuts the bootstrap: an episode stopped by its clock still had a future.
         """
-        context = self.find_stream("critic", target=True)(batch.next_base, batch.next_depth)
+        context = self._view(batch.next_base, batch.next_depth, batch.next_privileged, target=True)
         seen = context
         if self._separate:
             seen = self.find_stream("actor", target=True)(batch.next_base, batch.next_depth)
@@ -219,9 +252,9 @@ class VMambaTD3:
         seen = context
         if self._separate:
             seen = self.find_stream("actor")(batch.base, batch.depth, self._paths)
-            stream = self.find_stream("critic").eval()
+            stream = self.networks["critic_stream"].eval()
             with torch.no_grad():
-                context = stream(batch.base, batch.depth)
+                context = self._view(batch.base, batch.depth, batch.privileged)
             stream.train()
         own = self.choose(seen)
         if vitals is not None:
@@ -238,10 +271,10 @@ class VMambaTD3:
         return self.choose(self.find_stream("actor")(base, depth))
 
     @torch.no_grad()
-    def value(self, base: Tensor, depth: Tensor, action: Tensor) -> Tensor:
+    def value(self, base: Tensor, depth: Tensor, privileged: Tensor, action: Tensor) -> Tensor:
         """Give the first critic's values, (batch, 1), in eval mode."""
         self.networks.eval()
-        values: tuple[Tensor, Tensor] = self.networks["critic"](self.find_stream("critic")(base, depth), action)
+        values: tuple[Tensor, Tensor] = self.networks["critic"](self._view(base, depth, privileged), action)
         return values[0]
 
     def scale_learning_rates(self, factor: float) -> None:

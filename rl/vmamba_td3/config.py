@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from experiment.memory import MemoryRoom
 from experiment.problems import Fault
 from training.config import SHAPE, Int, TrainerConfig
 
@@ -47,6 +48,7 @@ class VMambaTD3Config(TrainerConfig):
     use_checkpointing: bool = False
     encoder: Annotated[Literal["vmamba", "cnn"], Field(json_schema_extra=SHAPE)] = "vmamba"
     encoder_sharing: Annotated[Literal["separate", "shared"], Field(json_schema_extra=SHAPE)] = "separate"
+    asymmetric_critic: Annotated[bool, Field(json_schema_extra=SHAPE)] = False
     temporal_scan: Annotated[Literal["cross", "causal"], Field(json_schema_extra=SHAPE)] = "cross"
 
     actor_lr: Annotated[float, Field(gt=0)] = 5e-4
@@ -101,6 +103,19 @@ class VMambaTD3Config(TrainerConfig):
         if (given := self.env_kwargs.get("seq_len", self.seq_len)) != self.seq_len:
             message = f"env_kwargs.seq_len ({given}) is not seq_len ({self.seq_len}); leave it out, it follows"
             faults.append(Fault(("env_kwargs.seq_len", "seq_len"), message))
+        return faults + self._find_asymmetric_contradictions()
+
+    def _find_asymmetric_contradictions(self) -> list[Fault]:
+        faults = []
+        if self.asymmetric_critic and self.encoder_sharing == "shared":
+            message = (
+                "asymmetric_critic with encoder_sharing: shared: the critic sees no images, so no stream would learn "
+                "from its loss; take encoder_sharing: separate"
+            )
+            faults.append(Fault(("asymmetric_critic", "encoder_sharing"), message))
+        if self.asymmetric_critic and self.env_kwargs.get("privileged") is False:
+            message = "env_kwargs.privileged is false, and asymmetric_critic reads it; leave it out, it follows"
+            faults.append(Fault(("env_kwargs.privileged", "asymmetric_critic"), message))
         return faults
 
     @property
@@ -108,7 +123,7 @@ class VMambaTD3Config(TrainerConfig):
         """Arguments of the environment in evaluations, with the window's length: whoever looks on sees what it sees."""
         from rl.vmamba_td3.spaces import complete_env_kwargs
 
-        return complete_env_kwargs(self, super().evaluation_kwargs)
+        return complete_env_kwargs(self, super().evaluation_kwargs, acting=True)
 
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off."""
@@ -126,24 +141,43 @@ class VMambaTD3Config(TrainerConfig):
     def find_environment_faults(self) -> list[Fault]:
         """Name what can't be done here: other observations, windows of another length, frames that don't fit."""
         from envs.make import find_environment_faults, find_evaluation_faults
-        from rl.vmamba_td3.spaces import complete_env_kwargs, judge_windows, measure_settings, plan_stream
+        from rl.vmamba_td3 import spaces
 
-        kwargs = complete_env_kwargs(self, self.env_kwargs)
-        faults = find_environment_faults(self.env_name, kwargs, continuous_actions=True, judge=judge_windows)
+        kwargs = spaces.complete_env_kwargs(self, self.env_kwargs)
+        judge = spaces.judge_privileged if self.asymmetric_critic else spaces.judge_windows
+        faults = find_environment_faults(self.env_name, kwargs, continuous_actions=True, judge=judge)
         if not faults and self.evaluates:
-            faults = find_evaluation_faults(self.env_name, kwargs, self.eval_env_kwargs, judge=judge_windows)
+            acting = spaces.complete_env_kwargs(self, self.env_kwargs, acting=True)
+            faults = find_evaluation_faults(self.env_name, acting, self.eval_env_kwargs, judge=spaces.judge_seen)
         if faults:
             return faults
-        windows = measure_settings(self)
+        windows = spaces.measure_settings(self)
         if windows.steps != self.seq_len:
             message = f"seq_len ({self.seq_len}): the windows of {self.env_name} have {windows.steps} frames"
             return [Fault(("seq_len", "env_name"), message)]
         try:
-            plan_stream(self, windows)
+            spaces.plan_stream(self, windows)
         except ValueError as error:
             key = str(error).split(" ", 1)[0]
             return [Fault((key if key in type(self).model_fields else "env_kwargs",), str(error))]
         return []
+
+    def find_memory_faults(self, room: MemoryRoom) -> list[Fault]:
+        """Name a batch, or a replay buffer, that doesn't fit into memory where the run is placed."""
+        from rl.vmamba_td3.fitting import find_memory_faults
+        from rl.vmamba_td3.memory import Workload
+        from rl.vmamba_td3.spaces import measure_settings, plan_stream
+
+        windows = measure_settings(self)
+        work = Workload(
+            self.batch_size,
+            self.seq_len,
+            use_amp=self.use_amp,
+            use_checkpointing=self.use_checkpointing,
+            encoder_sharing=self.encoder_sharing,
+            privileged_dim=windows.privileged_dim,
+        )
+        return find_memory_faults(plan_stream(self, windows), windows.action_dim, work, self.buffer_frames, room)
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks and of the buffer, and what goes with them."""

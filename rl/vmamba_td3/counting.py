@@ -22,7 +22,10 @@ CNN_CHANNELS = 32
 
 
 def count_parameters(
-    stream: StreamConfig, action_dim: int, encoder_sharing: Literal["separate", "shared"] = "separate"
+    stream: StreamConfig,
+    action_dim: int,
+    encoder_sharing: Literal["separate", "shared"] = "separate",
+    privileged_dim: int = 0,
 ) -> dict[str, int]:
     """Count each network of an agent that learns. Each has a target of the same size, which doesn't count.
 
@@ -30,10 +33,14 @@ def count_parameters(
         stream: of the actor, and of the critic.
         action_dim: numbers of an action.
         encoder_sharing: `shared` leaves the actor without a stream of its own.
+        privileged_dim: numbers that a simulator tells the critic, which then has no images; 0 for one that has them.
     """
     owners = ("actor", "critic") if encoder_sharing == "separate" else ("critic",)
     own = count_stream(stream)
-    counts = {f"{owner}_{name}": count for owner in owners for name, count in own.items()}
+    parts = dict.fromkeys(owners, own)
+    if privileged_dim:
+        parts["critic"] = {"state_encoder": count_state_mlp(stream.state_dim + privileged_dim, stream.hidden_dim)}
+    counts = {f"{owner}_{name}": count for owner, part in parts.items() for name, count in part.items()}
     counts["actor"] = count_actor(stream.hidden_dim, stream.hidden_dim, action_dim)
     counts["critic"] = count_twin_critic(stream.hidden_dim, stream.hidden_dim, action_dim)
     return counts
@@ -80,8 +87,8 @@ def count_classifier(trunk: TrunkConfig, num_classes: int, channels: int = 3) ->
 def count_trunk(trunk: TrunkConfig, channels: int) -> int:
     """Count stem, stages and the last norm."""
     blocks = sum(depth * count_block(trunk, dim) for depth, dim in zip(trunk.num_vss_blocks, trunk.dims, strict=True))
-    downsamples = sum(_count_downsample(trunk, dim) for dim in trunk.dims[:-1])
-    return _count_stem(trunk, channels) + blocks + downsamples + _count_norm(trunk.dims[-1])
+    downsamples = sum(count_downsample(trunk, dim) for dim in trunk.dims[:-1])
+    return count_stem(trunk, channels) + blocks + downsamples + _count_norm(trunk.dims[-1])
 
 
 def count_block(trunk: TrunkConfig, dim: int) -> int:
@@ -146,7 +153,8 @@ def _count_head(in_dim: int, hidden_dim: int, out_dim: int) -> int:
     return _count_norm(in_dim) + hidden + _count_linear(hidden_dim, out_dim)
 
 
-def _count_stem(trunk: TrunkConfig, channels: int) -> int:
+def count_stem(trunk: TrunkConfig, channels: int) -> int:
+    """Count what makes positions of pixels."""
     dim = trunk.hidden_dim
     if trunk.stem == "v1":
         return _count_convolution(channels, dim, trunk.patch_size) + _count_norm(dim)
@@ -155,7 +163,8 @@ def _count_stem(trunk: TrunkConfig, channels: int) -> int:
     return first + _count_convolution(half, dim, 3) + _count_norm(dim)
 
 
-def _count_downsample(trunk: TrunkConfig, dim: int) -> int:
+def count_downsample(trunk: TrunkConfig, dim: int) -> int:
+    """Count what makes fewer positions of many, from `dim` channels."""
     if trunk.downsample == "v1":
         return 4 * dim * 2 * dim + _count_norm(4 * dim)
     side = 2 if trunk.downsample == "v2" else 3

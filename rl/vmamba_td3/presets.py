@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from rl.vmamba_td3.architecture import StreamConfig, TrunkConfig
 
@@ -36,6 +37,21 @@ class Preset:
     seq_len: int
     claimed_parameters: int
     claimed_gpu_gb: int
+
+    def list_settings(self) -> dict[str, Any]:
+        """Give the settings of `vmamba_td3` that make an agent of this size."""
+        return {
+            "vmamba_hidden_dim": self.trunk.hidden_dim,
+            "vmamba_num_vss_blocks": list(self.trunk.num_vss_blocks),
+            "vmamba_patch_size": self.trunk.patch_size,
+            "vmamba_layer_scale_init": self.trunk.layer_scale_init,
+            "vmamba_temporal_layers": self.temporal_layers,
+            "feature_dim": self.feature_dim,
+            "state_feature_dim": self.state_feature_dim,
+            "hidden_dim": self.hidden_dim,
+            "batch_size": self.batch_size,
+            "seq_len": self.seq_len,
+        }
 
     def plan_stream(self, frame_shape: tuple[int, int, int], state_dim: int) -> StreamConfig:
         """Give the sizes of one of its streams for an environment."""

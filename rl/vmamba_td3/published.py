@@ -186,11 +186,18 @@ def read_arguments(args: Namespace | Mapping[str, Any]) -> VMambaTD3Config:
     """Give the config that a script's arguments make.
 
     Raises:
-        SettingsError: one is unknown or out of range.
+        SettingsError: one is unknown or out of range, or `asymmetric_critic` is true, which is for `train.py` alone.
     """
     given = dict(args) if isinstance(args, Mapping) else vars(args)
     settings = {key: value for key, value in given.items() if key not in SCRIPT_KEYS}
     if unknown := [key for key in settings if key not in VMambaTD3Config.model_fields]:
         fields = VMambaTD3Config.model_fields
         raise SettingsError([Fault((key,), f"unknown key {key!r}{suggest(key, fields)}") for key in unknown])
-    return VMambaTD3Config.from_settings({"algorithm_name": "vmamba_td3"} | settings)
+    config = VMambaTD3Config.from_settings({"algorithm_name": "vmamba_td3"} | settings)
+    if config.asymmetric_critic:
+        message = (
+            "asymmetric_critic: this interface is base and depth alone, and its critic has streams for both; "
+            "leave it out, or train with train.py --algorithm_name vmamba_td3"
+        )
+        raise SettingsError([Fault(("asymmetric_critic",), message)])
+    return config

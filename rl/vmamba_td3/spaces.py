@@ -10,6 +10,7 @@ import gymnasium as gym
 
 from envs.make import make_env_or_fail
 from envs.pilots import NAVIGATION
+from envs.registration import WINDOWED
 from rl.vmamba_td3.architecture import StreamConfig, TrunkConfig
 from rl.vmamba_td3.config import VMambaTD3Config
 
@@ -24,6 +25,7 @@ class WindowSizes:
         frame_shape: channels, height and width.
         action_dim: numbers of an action.
         depth_scale: what depth goes up to in the environment's observations, as 255 in raw images.
+        privileged_dim: numbers that a simulator tells the critic alone; 0 where it tells none.
     """
 
     steps: int
@@ -31,14 +33,36 @@ class WindowSizes:
     frame_shape: tuple[int, int, int]
     action_dim: int
     depth_scale: float
+    privileged_dim: int = 0
 
 
 def judge_windows(space: gym.Space[Any]) -> str | None:
-    """Say what is wrong with observations that aren't windows of states and depth images."""
+    """Say what is wrong with observations that aren't windows of states and depth images, and nothing else."""
+    if isinstance(space, gym.spaces.Dict) and set(space.spaces) == {"base", "depth", "privileged"}:
+        return "nothing reads `privileged` unless asymmetric_critic is true"
+    return judge_seen(space)
+
+
+def judge_privileged(space: gym.Space[Any]) -> str | None:
+    """Say what is wrong with observations that an asymmetric critic shall learn from."""
+    if complaint := judge_seen(space):
+        return complaint
+    assert isinstance(space, gym.spaces.Dict)
+    known = space.spaces.get("privileged")
+    if not isinstance(known, gym.spaces.Box) or len(known.shape) != 1 or known.shape[0] == 0:
+        return (
+            "asymmetric_critic needs `privileged` (numbers,) beside them, what the simulator knows, as 'DepthNav-v0' "
+            "gives it; leave asymmetric_critic out where there is none"
+        )
+    return None
+
+
+def judge_seen(space: gym.Space[Any]) -> str | None:
+    """Say what is wrong with observations that a policy shall act by; it reads nothing that is privileged."""
     wanted = (
         "this trainer needs a Dict of base (steps, numbers) and depth (steps, 1, height, width), as in 'DepthNav-v0'"
     )
-    if not isinstance(space, gym.spaces.Dict) or set(space.spaces) != {"base", "depth"}:
+    if not isinstance(space, gym.spaces.Dict) or set(space.spaces) - {"privileged"} != {"base", "depth"}:
         return wanted
     base, depth = space["base"], space["depth"]
     if not isinstance(base, gym.spaces.Box) or not isinstance(depth, gym.spaces.Box):
@@ -51,7 +75,7 @@ def judge_windows(space: gym.Space[Any]) -> str | None:
 
 
 def measure_windows(observations: gym.Space[Any], actions: gym.Space[Any]) -> WindowSizes:
-    """Give the sizes of spaces that `judge_windows` finds nothing wrong with."""
+    """Give the sizes of spaces that `judge_windows` or `judge_privileged` finds nothing wrong with."""
     assert isinstance(observations, gym.spaces.Dict)
     assert isinstance(actions, gym.spaces.Box)
     base, depth = observations["base"], observations["depth"]
@@ -59,7 +83,9 @@ def measure_windows(observations: gym.Space[Any], actions: gym.Space[Any]) -> Wi
     assert isinstance(depth, gym.spaces.Box)
     steps, channels, height, width = depth.shape
     frame = (channels, height, width)
-    return WindowSizes(steps, base.shape[1], frame, actions.shape[0], float(depth.high.flat[0]))
+    known = observations.spaces.get("privileged")
+    privileged_dim = known.shape[0] if isinstance(known, gym.spaces.Box) else 0
+    return WindowSizes(steps, base.shape[1], frame, actions.shape[0], float(depth.high.flat[0]), privileged_dim)
 
 
 def measure_settings(config: VMambaTD3Config) -> WindowSizes:
@@ -106,7 +132,17 @@ def plan_stream(config: VMambaTD3Config, windows: WindowSizes) -> StreamConfig:
     )
 
 
-def complete_env_kwargs(config: VMambaTD3Config, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Give an environment's arguments with the window's length, where it is one that takes it from here."""
-    follows = config.env_name in NAVIGATION
-    return ({"seq_len": config.seq_len} if follows else {}) | dict(env_kwargs)
+def complete_env_kwargs(config: VMambaTD3Config, env_kwargs: Mapping[str, Any], acting: bool = False) -> dict[str, Any]:
+    """Give an environment's arguments with what follows from a config, where it is one that takes that from here.
+
+    Args:
+        config: has the window's length, and says whether the critic is asymmetric.
+        env_kwargs: what was asked for.
+        acting: whether the policy acts there and nothing learns: then nobody reads what is privileged.
+    """
+    follows: dict[str, Any] = {"seq_len": config.seq_len} if config.env_name in WINDOWED else {}
+    if not config.asymmetric_critic or config.env_name not in NAVIGATION:
+        return follows | dict(env_kwargs)
+    if acting:
+        return follows | dict(env_kwargs) | {"privileged": False}
+    return follows | {"privileged": True} | dict(env_kwargs)

@@ -1,4 +1,4 @@
-"""A window of frames and states -> one vector; and the features of old frames, kept while the weights stay."""
+"""What is seen -> one vector: of windows of frames, or of what a simulator knows; features of frames are kept."""
 
 from __future__ import annotations
 
@@ -50,6 +50,29 @@ class Stream(nn.Module):
         self.visual_encoder.initialise(generator)
         self.state_encoder.initialise(generator)
         self.mamba.initialise(generator)
+
+
+class PrivilegedStream(nn.Module):
+    """The newest state and what the simulator knows of that moment -> one vector: what a critic needs no images for.
+
+    Args:
+        base_dim: numbers of a state.
+        privileged_dim: numbers that the simulator tells.
+        hidden_dim: of the vector.
+    """
+
+    def __init__(self, base_dim: int, privileged_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.state_encoder = StateMLP(base_dim + privileged_dim, hidden_dim)
+
+    def forward(self, base: Tensor, privileged: Tensor) -> Tensor:
+        """Give (batch, hidden_dim) for windows of states (batch, steps, base_dim) and (batch, privileged_dim)."""
+        context: Tensor = self.state_encoder(torch.cat([base[:, -1], privileged], dim=1))
+        return context
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all parameters."""
+        self.state_encoder.initialise(generator)
 
 
 class FrameFeatures:

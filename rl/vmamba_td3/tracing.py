@@ -12,7 +12,7 @@ from torch import Tensor
 from envs.actions import ActionScale
 from rl.slots import copy_obs
 from rl.vmamba_td3.agent import VMambaTD3
-from rl.vmamba_td3.stream import FrameFeatures
+from rl.vmamba_td3.stream import FrameFeatures, PrivilegedStream
 
 
 class Tracer:
@@ -56,7 +56,12 @@ class Tracer:
         }
 
     def _find_values(self, depth: NDArray[np.float32], base: Tensor, action: Tensor) -> NDArray[np.float32]:
-        """Give the values that both critics have for an action in [-1, 1], (2,)."""
+        """Give the values that both critics have for an action in [-1, 1], (2,).
+
+        None of them, (0,), where they see what only the simulator knows: whoever acts isn't told that.
+        """
+        if isinstance(self._agent.networks["critic_stream"], PrivilegedStream):
+            return np.zeros(0, np.float32)
         stream = self._agent.find_stream("critic")
         features = self._known["critic"].find(stream, self._agent.version, depth, self._device)
         values: tuple[Tensor, Tensor] = self._agent.networks["critic"](stream.gather(features, base), action)

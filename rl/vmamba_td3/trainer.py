@@ -19,6 +19,7 @@ from envs.make import Env, make_env
 from envs.plain_values import SnapshotError
 from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
 from rl.noise import ActionNoise, GaussianNoise
+from rl.scan.backends import describe_backend
 from rl.slots import EnvironmentSlot, copy_obs
 from rl.vmamba_td3.agent import VMambaTD3
 from rl.vmamba_td3.buffer import SequenceReplayBuffer
@@ -50,7 +51,8 @@ def count_parameters(config: VMambaTD3Config) -> dict[str, int]:
         SettingsError: the environment can't be made.
     """
     windows = measure_settings(config)
-    return count_networks(plan_stream(config, windows), windows.action_dim, config.encoder_sharing)
+    stream = plan_stream(config, windows)
+    return count_networks(stream, windows.action_dim, config.encoder_sharing, windows.privileged_dim)
 
 
 class VMambaTD3Trainer:
@@ -78,7 +80,7 @@ class VMambaTD3Trainer:
         self._scale = ActionScale(env.action_space)
         self._windows = measure_windows(env.observation_space, env.action_space)
         sizes = plan_stream(config, self._windows)
-        self.agent = VMambaTD3(config, sizes, self._windows.action_dim, device)
+        self.agent = VMambaTD3(config, sizes, self._windows.action_dim, device, self._windows.privileged_dim)
         self.buffer = SequenceReplayBuffer(
             config.buffer_frames,
             self._windows.steps,
@@ -148,6 +150,8 @@ class VMambaTD3Trainer:
                 terminated,
                 truncated=over,
                 env=number,
+                privileged=seen.get("privileged"),
+                next_privileged=following.get("privileged"),
             )
             rewarded = rewarded or reward != 0
             if episode is not None:
@@ -196,7 +200,8 @@ class VMambaTD3Trainer:
         base, depth = torch.from_numpy(seen["base"][None]), torch.from_numpy(seen["depth"][None])
         base, depth = base.to(self.device), self._scale_depth(depth)
         chosen = self.agent.act(base, depth) if action is None else torch.from_numpy(action[None]).to(self.device)
-        return float(self.agent.value(base, depth, chosen))
+        known = torch.from_numpy(seen.get("privileged", np.zeros(0, np.float32))[None]).to(self.device)
+        return float(self.agent.value(base, depth, known, chosen))
 
     def evaluate(self, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> Evaluation:
         """Run one episode without noise per seed, in an environment of its own.
@@ -247,6 +252,11 @@ class VMambaTD3Trainer:
     def components(self) -> dict[str, nn.Module]:
         """Give the networks that learn by their published names, targets left out."""
         return self.agent.components()
+
+    def describe_backends(self) -> dict[str, str]:
+        """Give what the selective scan is done by."""
+        found = describe_backend(self.device)
+        return {"selective_scan": f"{found['backend']} ({found['details']})"}
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""

@@ -18,13 +18,14 @@ from training.checkpoint import load_checkpoint
 from training.resources import hash_state
 
 ROOT = Path(__file__).parents[2]
-BASE = ["--hidden_dims", "32", "32", "--batch_size", "32"]
-DDPG, TD3 = "--algorithm_name ddpg --noise_type ou", "--algorithm_name td3 --noise_type ou"
+SIZES = "--hidden_dims 32 32 --batch_size 32"
+DDPG = f"--algorithm_name ddpg --noise_type ou {SIZES}"
+TD3, SAC = f"--algorithm_name td3 --noise_type ou {SIZES}", f"--algorithm_name sac {SIZES}"
 EVERYTHING = "--num_envs 3 --n_step 3 --normalize_obs true --normalize_reward true"
 
 
 def start(folder: Path, settings: Sequence[str]) -> subprocess.Popen[bytes]:
-    words = [sys.executable, str(ROOT / "train.py"), *BASE, *settings, "--log-root", "logs"]
+    words = [sys.executable, str(ROOT / "train.py"), *settings, "--log-root", "logs"]
     console = (folder / "console.txt").open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     with console:
@@ -144,7 +145,7 @@ def test_a_run_killed_twenty_times_ends_in_the_same_bits(tmp_path: Path, environ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", ["Pendulum-v1", "HalfCheetah-v5"])
-@pytest.mark.parametrize("algorithm", [TD3, "--algorithm_name sac"], ids=["td3", "sac"])
+@pytest.mark.parametrize("algorithm", [TD3, SAC], ids=["td3", "sac"])
 def test_a_run_with_everything_switched_on_ends_in_the_same_bits(
     tmp_path: Path, algorithm: str, environment: str
 ) -> None:
@@ -192,6 +193,35 @@ def test_a_diffusion_run_killed_eight_times_ends_in_the_same_bits(tmp_path: Path
         [sys.executable, str(ROOT / "play.py"), *record.split()], cwd=tmp_path, check=True, capture_output=True
     )
     settings = f"--algorithm_name vae_diffusion_rl --env_name Pendulum-v1 --dataset {tmp_path / 'some.h5'}"
-    sizes = "--vae_latent_dim 8 --trajectory_latent_dim 16 --denoiser_hidden_dims 32 32 --num_diffusion_steps 20"
+    sizes = (
+        f"{SIZES} --vae_latent_dim 8 --trajectory_latent_dim 16 --denoiser_hidden_dims 32 32 --num_diffusion_steps 20"
+    )
     more = "--save_freq 15 --log_freq 5 --eval_freq 100 --num_eval 2 --num_final_eval 3"
     check_straight_equals_resumed(tmp_path, f"{settings} {sizes} {more} {phase}", kills=8, steps=400)
+
+
+VMAMBA = (
+    "--algorithm_name vmamba_td3 --env_name DepthNav-v0 --seq_len 3 --batch_size 8 --vmamba_patch_size 8 "
+    "--vmamba_hidden_dim 8 --vmamba_num_vss_blocks 1 1 1 1 --vmamba_ssm_d_state 4 --feature_dim 16 "
+    "--state_feature_dim 16 --hidden_dim 16"
+)
+VMAMBA_OPTIONS = (
+    "--num_envs 2 --n_step 3 --random_shift 2 --encoder_sharing shared --temporal_scan causal --exploration gaussian "
+    "--random_steps 60 --buffer_size 300 --critic_loss huber"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", VMAMBA_OPTIONS], ids=["documented", "options"])
+def test_a_run_that_sees_depth_killed_ten_times_in_mid_episode_ends_in_the_same_bits(
+    tmp_path: Path, options: str
+) -> None:
+    """Episodes end after 20 to 300 steps, checkpoints are 17 apart; the small buffer goes round."""
+    world = ["--env_kwargs", "{height: 16, width: 16, wind: 2.0, moving: 0.5, depth_noise: 0.5}"]
+    words = [*VMAMBA.split(), *options.split(), *world]
+    more = "--learning_starts 100 --save_freq 17 --eval_freq 200 --num_eval 2 --log_freq 20 --num_final_eval 3"
+    words += [*more.split(), "--max_timesteps", "600", "--keep_replay", "true"]
+    straight = train_straight(tmp_path / "straight", words)
+    resumed = train_with_kills(tmp_path / "resumed", words, 10, 600)
+    assert resumed.last_attempt() == 11
+    check_equal(straight, resumed)

@@ -17,7 +17,7 @@ import play
 from analysis.traces import read_trace
 from envs.record import Policy
 from experiment.files import read_json
-from playing.exporting import act_in
+from playing.exporting import act_in, list_inputs
 from playing.tracing import name_base, trace_episode
 from rl.vmamba_td3.trainer import VMambaTD3Trainer
 from tests.rl.vmamba_td3.conftest import SMALL, small_vmamba  # noqa: F401
@@ -129,7 +129,7 @@ def test_what_is_traced_is_what_the_policy_does(request: pytest.FixtureRequest, 
             sequence = stream.mamba.temporal(stream.mamba.fusion(visual[None], state))
             own = trainer.agent.choose(stream(base, depth))
             attention = stream.mamba.cross_attn.get_attention_weights(sequence)
-            value = trainer.agent.value(base, depth, own)
+            value = trainer.agent.value(base, depth, torch.zeros(1, 0), own)
         for name, wanted in {"visual": visual[-1], "state": state[0, -1], "attention": attention[0]}.items():
             np.testing.assert_allclose(row[name], wanted.numpy(), atol=1e-5, err_msg=name)
         np.testing.assert_allclose(row["context"], stream(base, depth)[0].detach().numpy(), atol=1e-5)
@@ -198,11 +198,23 @@ def test_a_policy_of_windows_is_exported_with_an_input_for_each_part(run_folder:
     assert facts["checked"]["largest_difference"] < 1e-5
 
 
+def test_critics_that_see_more_than_who_acts_say_nothing_in_a_trace(request: pytest.FixtureRequest) -> None:
+    trainer = request.getfixturevalue("small_vmamba")(asymmetric_critic=True)
+    env = trainer._make_evaluation_env()
+    assert trainer.config.evaluation_kwargs["privileged"] is False
+    obs, _ = env.reset(seed=3)
+    row = trainer.begin_tracing()(obs)
+    assert row["values"].shape == (0,)
+    np.testing.assert_array_equal(row["action"], trainer.begin_acting()(obs))
+    env.close()
+    assert list_inputs(trainer.build_policy_module()) == ["base", "depth"]
+
+
 def test_what_a_policy_saw_and_did_is_gathered_by_name(request: pytest.FixtureRequest) -> None:
     trainer = request.getfixturevalue("small_vmamba")()
     env = trainer._make_evaluation_env()
     policy = Policy("DepthNav-v0", {}, {}, lambda env, generator: trainer.begin_acting())
-    observed, acted = act_in(env, policy)
+    observed, acted = act_in(env, policy, ["base", "depth"])
     env.close()
     assert {name: part.shape for name, part in observed.items()} == {"base": (512, 2, 10), "depth": (512, 2, 1, 8, 8)}
     act = trainer.begin_acting()

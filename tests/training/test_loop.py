@@ -28,6 +28,7 @@ from training.budget import WallBudget
 from training.checkpoint import CheckpointStore, load_newest
 from training.config import TrainerConfig
 from training.evaluation import report_seeds, selection_seeds
+from training.facts import list_differences
 from training.health import HealthGuard
 from training.loop import Outcome, fit
 from training.manifest import CheckpointError, read_manifest
@@ -213,12 +214,14 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
     summary = json.loads(run.summary_path.read_bytes())
     assert set(summary) == {
         *("final_eval", "best_eval", "parameters", "memory", "time", "throughput", "steps", "env_steps", "updates"),
-        *("attempts", "resume", "resume_reason", "guard", "device", "threads", "code_version", "state_hash"),
+        *("attempts", "resume", "resume_reason", "backends", "guard", "device", "threads"),
+        *("code_version", "state_hash"),
     }
     assert summary["final_eval"]["seeds"] == list(report_seeds(2))
     assert summary["final_eval"]["mean"] == pytest.approx(np.mean(summary["final_eval"]["returns"]))
     assert summary["best_eval"]["mean"] == max(row.get("eval/mean_reward", -9) for row in read_rows(run))
     assert summary["parameters"] == {"actor": 3}
+    assert summary["backends"] == {}
     assert summary["memory"]["replay_bytes"] == 256
     assert (summary["steps"], summary["env_steps"], summary["updates"]) == (25, 25, 25)
     assert summary["guard"] == {
@@ -865,6 +868,50 @@ def test_other_threads_or_devices_are_told_at_a_resume(run: Run) -> None:
         "device was cpu and is cuda",
         "threads was 1 and is 4 now",
     ]
+
+
+class ChoosingTrainer(CountingTrainer):
+    """Has two ways to add numbers."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+
+    def describe_backends(self) -> dict[str, str]:
+        return {"addition": self.backend}
+
+
+def test_what_a_trainer_computes_with_is_said_once_and_kept(run: Run) -> None:
+    life = Life(run, make_config(), ChoosingTrainer("fingers (10 of them)"))
+    life.fit()
+    assert [line for line in life.said if "fingers" in line] == ["addition: fingers (10 of them)"]
+    assert life.said[0] == "addition: fingers (10 of them)"
+    kept = {"addition": "fingers (10 of them)"}
+    assert json.loads(run.summary_path.read_bytes())["backends"] == kept
+    paths = list(run.checkpoints_dir.glob("*.pt"))
+    assert len(paths) > 1
+    assert all(read_manifest(path).facts["backends"] == kept for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("abacus", ["addition was fingers and is abacus now: results may differ in their last digits"]),
+        ("fingers", []),
+    ],
+)
+def test_another_way_to_compute_is_told_at_a_resume(run: Run, second: str, told: list[str]) -> None:
+    first = Life(run, make_config(), ChoosingTrainer("fingers"))
+    first.fit(lambda: first.trainer.steps >= 15)
+    life = Life(run, make_config(), ChoosingTrainer(second), number=2)
+    life.fit()
+    assert [line for line in life.said if " was " in line] == told
+
+
+def test_checkpoints_from_before_ways_to_compute_were_kept_can_be_gone_on_from() -> None:
+    before = {"device": "cpu", "threads": 1, "torch": "2"}
+    assert list_differences(before, before | {"backends": {"addition": "abacus"}}) == []
+    assert list_differences(before | {"backends": {}}, before | {"backends": {"addition": "abacus"}}) == []
 
 
 def read_guard_events(run: Run) -> list[dict[str, Any]]:

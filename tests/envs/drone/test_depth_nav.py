@@ -67,6 +67,19 @@ def test_noise_grows_with_depth_and_is_none_unless_asked_for() -> None:
     assert np.std(other[-1] - one[-1]) < 0.15
 
 
+@pytest.mark.parametrize("kind", [DepthNavEnv, DepthNavStateEnv])
+def test_the_blind_fly_the_same_flight_and_see_no_depth(kind: type[DepthNavEnv] | type[DepthNavStateEnv]) -> None:
+    seeing, blind = (kind(wind=2.0, moving=0.5, blind=covered) for covered in (False, True))
+    for number in range(6):
+        one, other = (env.step(AHEAD)[0] if number else env.reset(seed=3)[0] for env in (seeing, blind))
+        if kind is DepthNavEnv:
+            assert equal_bits(one["base"], other["base"])
+            assert one["depth"].max() > 0 == other["depth"].max()
+        else:
+            assert equal_bits(one[:BASE_DIM], other[:BASE_DIM])
+            assert one[BASE_DIM:].max() > 0 == other[BASE_DIM:].max()
+
+
 def test_rays_are_the_shortest_ways_from_left_to_right() -> None:
     left = {"shape": "cylinder", "size": [0.5, 2], "position": [5, 3, 2]}
     env = DepthNavStateEnv(world=describe_world(obstacles=[left]))

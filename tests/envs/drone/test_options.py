@@ -34,6 +34,7 @@ def test_frames_of_no_size_are_refused(key: str, value: Any) -> None:
         ({"field": [5, 5]}, "field: [5, 5] is not a length from 15 to 200 m and a width from 10 to 200 m"),
         ({"field": "large"}, "field: 'large' is not"),
         ({"num_obstacles": -1}, "num_obstacles: -1 is not a whole number from 0 to 500"),
+        ({"blind": "yes"}, "blind: 'yes' is neither true nor false"),
         ({"world": 3}, "world: world: 3 is not a mapping"),
         ({"world": "nowhere.json"}, "world: nowhere.json: No such file"),
         ({"world": describe_world(), "density": "hard"}, "density: means nothing in a fixed `world`; leave it out"),

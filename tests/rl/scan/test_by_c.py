@@ -20,6 +20,7 @@ from rl.scan.by_c import CompiledScan
 ROOT = Path(__file__).parents[3]
 
 Tools = Any
+NOTHING: dict[str, Any] = {"D": None, "delta_bias": None}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,22 @@ def test_registers_of_every_width_give_the_recurrence(
         y, *gradients = tools.find_errors(partial(scan, narrow), tools.draw_arguments(*shape)).values()
         assert y <= 1e-5
         assert max(gradients) <= 1e-4
+
+
+def test_softplus_and_exponentials_are_as_exact_as_they_say(compiled: CompiledScan) -> None:
+    """A scan of one step of size x gives x; of two, the second without input, what is left of the first."""
+    ones = torch.ones(1, 1, 1, 1)
+    x = torch.linspace(-80, 80, 2**14)[None, :, None]
+    A = -torch.ones(x.shape[1], 1)
+    y = scan(compiled, u=torch.ones_like(x), delta=x, A=A, B=ones, C=ones, **NOTHING, delta_softplus=True)
+    truth = torch.log1p(torch.exp(-x.double().abs())) + x.double().clamp(min=0)
+    assert (((y - truth) / truth).abs() <= 4e-7 + 8e-8 * x.abs()).all()
+
+    sizes = torch.linspace(0, 1, x.numel())[None, :, None]
+    delta, u = torch.cat([torch.ones_like(x), sizes], 2), torch.cat([torch.ones_like(x), torch.zeros_like(x)], 2)
+    two = ones.expand(1, 1, 1, 2)
+    y = scan(compiled, u=u, delta=delta, A=A, B=two, C=two, **NOTHING, delta_softplus=False)[..., 1:]
+    assert (y / torch.exp(-sizes.double()) - 1).abs().max() <= 3e-7
 
 
 def test_what_is_not_a_number_is_not_hidden(tools: Tools, compiled: CompiledScan) -> None:

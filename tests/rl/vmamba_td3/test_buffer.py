@@ -18,10 +18,10 @@ SIZE = (5, 7)
 
 
 class Naive:
-    """Keeps every window whole, as it was given."""
+    """Keeps every window whole, as it was given, and what is privileged of each moment, where anything is."""
 
-    def __init__(self, seq_len: int) -> None:
-        self.seq_len = seq_len
+    def __init__(self, seq_len: int, privileged_dim: int = 0) -> None:
+        self.seq_len, self.privileged_dim = seq_len, privileged_dim
         self.steps: list[dict[str, Any]] = []
 
     def play(self, buffer: SequenceReplayBuffer, lengths: list[tuple[int, bool]], seed: int, env: int = 0) -> None:
@@ -30,6 +30,7 @@ class Naive:
         for number, (length, terminated) in enumerate(lengths):
             base, depth = self.draw(generator)
             bases, frames = [base] * self.seq_len, [depth] * self.seq_len
+            known = self.draw_known(generator)
             for step in range(length):
                 last = step == length - 1
                 base, depth = self.draw(generator)
@@ -38,13 +39,18 @@ class Naive:
                 now = (np.stack(bases), np.stack(frames))
                 bases, frames = [*bases[1:], base], [*frames[1:], depth]
                 following = (np.stack(bases), np.stack(frames))
-                buffer.add(*now, action, reward, *following, float(done), truncated=last and not terminated, env=env)
+                before, known = known, self.draw_known(generator)
+                told = {"privileged": before, "next_privileged": known} if self.privileged_dim else {}
+                over = last and not terminated
+                buffer.add(*now, action, reward, *following, float(done), truncated=over, env=env, **told)
                 self.steps.append(
                     {
                         "now": now,
+                        "known": before,
                         "action": action,
                         "reward": reward,
                         "next": following,
+                        "next_known": known,
                         "done": done,
                         "episode": (env, number),
                     }
@@ -53,6 +59,9 @@ class Naive:
     def draw(self, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         levels = generator.integers(0, 256, (1, *SIZE)).astype(np.float32)
         return generator.normal(size=3).astype(np.float32), levels / np.float32(255)
+
+    def draw_known(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        return generator.normal(size=self.privileged_dim).astype(np.float32)
 
     def find(self, base: NDArray[np.float32], action: NDArray[np.float32]) -> int:
         """Give the number of the step that a drawn row is of: actions are all different."""
@@ -65,15 +74,18 @@ EPISODES = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max
 
 
 @settings(max_examples=60, deadline=None)
-@given(EPISODES, st.integers(1, 5), st.integers(1, 4), st.integers(0, 10_000))
+@given(EPISODES, st.integers(1, 5), st.integers(1, 4), st.sampled_from([0, 1, 4]), st.integers(0, 10_000))
 def test_windows_are_bit_equal_to_those_of_a_buffer_that_stacks(
-    lengths: list[tuple[int, bool]], seq_len: int, n_step: int, seed: int
+    lengths: list[tuple[int, bool]], seq_len: int, n_step: int, privileged_dim: int, seed: int
 ) -> None:
     capacity = 24
     buffer = SequenceReplayBuffer(capacity, seq_len, np.random.default_rng(seed), n_step=n_step, discount=0.9)
-    naive = Naive(seq_len)
+    naive = Naive(seq_len, privileged_dim)
     naive.play(buffer, lengths, seed)
-    base, depth, action, reward, next_base, next_depth, done = buffer.sample(64)
+    batch = buffer.sample_windows(64)
+    base, action, reward, next_base, done = batch.base, batch.action, batch.reward, batch.next_base, batch.terminated
+    depth, next_depth = (frames.astype(np.float32) / np.float32(255) for frames in (batch.depth, batch.next_depth))
+    assert batch.privileged.dtype == batch.next_privileged.dtype == np.float32
     for row in range(64):
         index = naive.find(base[row], action[row])
         window = [index]
@@ -86,6 +98,8 @@ def test_windows_are_bit_equal_to_those_of_a_buffer_that_stacks(
         assert np.array_equal(depth[row], first["now"][1])
         assert np.array_equal(next_base[row], last["next"][0])
         assert np.array_equal(next_depth[row], last["next"][1])
+        assert np.array_equal(batch.privileged[row], first["known"])
+        assert np.array_equal(batch.next_privileged[row], last["next_known"])
         assert done[row, 0] == float(last["done"])
         total = sum(0.9**power * naive.steps[number]["reward"] for power, number in enumerate(window))
         assert reward[row, 0] == pytest.approx(total, rel=1e-5, abs=1e-6)
@@ -190,18 +204,20 @@ def test_depth_of_the_environment_comes_back_to_the_bit() -> None:
         assert np.array_equal(after["base"], next_base[row])
 
 
-@pytest.mark.parametrize("envs", [1, 2])
-def test_a_state_that_was_taken_goes_on_to_the_bit(envs: int) -> None:
+@pytest.mark.parametrize(("envs", "privileged_dim"), [(1, 0), (2, 0), (2, 5)])
+def test_a_state_that_was_taken_goes_on_to_the_bit(envs: int, privileged_dim: int) -> None:
     buffer = SequenceReplayBuffer(40, 3, np.random.default_rng(3), num_envs=envs)
-    naive = Naive(3)
+    naive = Naive(3, privileged_dim)
     for env in range(envs):
         naive.play(buffer, [(7, True), (20, False), (6, True)], env, env=env)
     state = buffer.state_dict()
+    assert ("privileged" in state["rings"]["0"]) == (privileged_dim > 0)
     packed = pack_state({name: value for name, value in state.items() if name == "generator"})
     other = SequenceReplayBuffer(40, 3, np.random.default_rng(0), num_envs=envs)
     other.load_state_dict({"rings": state["rings"], **unpack_state(packed, {}.__getitem__)})
     for one, two in zip(buffer.sample_windows(50), other.sample_windows(50), strict=True):
         assert np.array_equal(one, two)
+    assert buffer.sample_windows(1).privileged.shape == (1, privileged_dim)
     with pytest.raises(ValueError, match="buffer_size"):
         SequenceReplayBuffer(60, 3, num_envs=envs).load_state_dict(state)
 
@@ -213,3 +229,14 @@ def test_what_does_not_fit_is_refused() -> None:
     base, depth = np.zeros((2, 3), np.float32), np.zeros((2, 1, *SIZE), np.float32)
     with pytest.raises(ValueError, match=r"windows of 3 frames"):
         buffer.add(base, depth, np.zeros(2), 0.0, base, depth, 0.0)
+
+
+@pytest.mark.parametrize(("known", "next_known"), [(np.zeros(1), np.zeros(3)), (np.zeros(3), None), (None, None)])
+def test_what_is_privileged_has_as_many_numbers_as_at_first(known: Any, next_known: Any) -> None:
+    buffer = SequenceReplayBuffer(50, 1)
+    base, depth = np.zeros((1, 3), np.float32), np.zeros((1, 1, *SIZE), np.float32)
+    rest = (base, depth, np.zeros(2), 0.0, base, depth, 0.0)
+    buffer.add(*rest, privileged=np.zeros(3), next_privileged=np.ones(3))
+    with pytest.raises(ValueError, match=r"privileged has \d numbers, next_privileged \d, and that of the first .* 3"):
+        buffer.add(*rest, privileged=known, next_privileged=next_known)
+    assert buffer.size == 1

@@ -114,6 +114,14 @@ def test_a_shared_encoder_leaves_the_actor_without_a_stream() -> None:
     assert sum(separate.values()) - sum(shared.values()) == sum(count_stream(plan("light")).values())
 
 
+def test_an_asymmetric_critic_has_two_layers_in_its_streams_place() -> None:
+    symmetric, asymmetric = (count_parameters(plan("light"), 3, privileged_dim=dim) for dim in (0, 90))
+    assert set(symmetric) - set(asymmetric) == {"critic_visual_encoder", "critic_mamba"}
+    assert asymmetric["critic_state_encoder"] == (10 + 90 + 1) * 256 + (256 + 1) * 256
+    same = set(asymmetric) - {"critic_state_encoder"}
+    assert {name: asymmetric[name] for name in same} == {name: symmetric[name] for name in same}
+
+
 def test_a_causal_scan_has_one_path_and_three_taps_for_each_channel() -> None:
     trunk = TrunkConfig()
     cross, causal = (count_temporal_layer(128, trunk, kind) for kind in ("cross", "causal"))

@@ -105,7 +105,11 @@ def test_what_is_saved_acts_the_same_and_other_sizes_are_refused(env: Any, tmp_p
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
-    [({"hiden_dim": 8}, "unknown key 'hiden_dim'; did you mean 'hidden_dim'?"), ({"tau": 2.0}, "tau must be <= 1")],
+    [
+        ({"hiden_dim": 8}, "unknown key 'hiden_dim'; did you mean 'hidden_dim'?"),
+        ({"tau": 2.0}, "tau must be <= 1"),
+        ({"asymmetric_critic": True}, "asymmetric_critic: this interface is base and depth alone"),
+    ],
 )
 def test_settings_that_are_none_are_refused(env: Any, change: dict[str, Any], wanted: str) -> None:
     with pytest.raises(SettingsError) as caught:

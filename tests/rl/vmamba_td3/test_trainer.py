@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiment.problems import SettingsError
-from rl.vmamba_td3.buffer import LEVELS
+from rl.vmamba_td3.frames import LEVELS
 from rl.vmamba_td3.stream import FrameFeatures
 from rl.vmamba_td3.trainer import VMambaTD3Trainer, count_parameters
 from tests.rl.vmamba_td3.conftest import SMALL
@@ -27,6 +27,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"temporal_scan": "causal", "critic_loss": "huber", "random_shift": 2, "encoder_lr": 1e-4},
     {"grad_clip_scope": "global", "train_freq": 3, "random_steps": 4, "use_amp": True, "use_checkpointing": True},
     {"guard": "repair", "grad_clip": 0.0, "vmamba_layer_scale_init": None, "use_input_adapter": True},
+    {"asymmetric_critic": True, "n_step": 2, "num_envs": 2, "encoder_lr": 1e-4},
 ]
 
 
@@ -69,7 +70,7 @@ def test_every_attribute_is_saved_or_declared_transient(small_vmamba: Build) -> 
     assert set(vars(agent)) - {"_modules", "training"} <= saved | set(type(agent).TRANSIENT)
 
 
-@pytest.mark.parametrize("settings", VARIANTS[:3])
+@pytest.mark.parametrize("settings", [*VARIANTS[:3], VARIANTS[-1]])
 def test_counted_parameters_are_those_of_the_networks(small_vmamba: Build, settings: dict[str, Any]) -> None:
     trainer = small_vmamba(**settings)
     built = {name: sum(p.numel() for p in net.parameters()) for name, net in trainer.components().items()}
