@@ -6,6 +6,7 @@ python play.py record --policy logs/<exp_name>/<run folder> --steps 10000
 python play.py evaluate logs/<exp_name>/<run folder>
 python play.py export logs/<exp_name>/<run folder> --format onnx -o policy.onnx
 python play.py render logs/<exp_name>/<run folder> -o flights.png --strips depth.png --video flights.gif
+python play.py trace logs/<exp_name>/<run folder of vmamba_td3>
 python play.py samples logs/<exp_name>/<run folder of vae_diffusion_rl>
 python play.py info noisy.h5
 python play.py make pendulum-noisy    (`list` lists what can be made)
@@ -27,6 +28,7 @@ from playing.recording import DEFAULT_EPISODES, record
 from playing.rendering import render
 from playing.samples import show_samples
 from playing.share import share
+from playing.tracing import trace
 
 
 def build_parser() -> ArgumentParser:
@@ -103,6 +105,18 @@ def build_parser() -> ArgumentParser:
     )
     sampler.add_argument("--windows", type=int, default=2048, help="histories of the data set (default: 2048)")
     sampler.set_defaults(run_command=show_samples)
+
+    told = "keep what a policy's networks do while it acts: attention, features, values"
+    tracer = commands.add_parser("trace", help=told, description=told, parents=[trained], allow_abbrev=False)
+    tracer.add_argument("run", type=Path, help="the folder of a run of vmamba_td3")
+    tracer.add_argument(
+        "-o", "--out", type=Path, help="the file, an .npz (default: inside/trace.npz in the run's folder)"
+    )
+    tracer.add_argument("--episodes", type=int, default=10, help="how many report seeds (default: 10)")
+    told = "what is changed about the arguments of the environment that the run is evaluated with"
+    tracer.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help=told)
+    tracer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    tracer.set_defaults(run_command=trace)
 
     told = "say what is in a data set"
     info = commands.add_parser("info", help=told, description=told, allow_abbrev=False)

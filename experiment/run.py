@@ -101,6 +101,15 @@ class Run:
         return self.folder / "samples.png"
 
     @property
+    def inside_dir(self) -> Path:
+        """What `play.py trace` keeps of a policy's networks at work, and what analyses make of it."""
+        return self.folder / "inside"
+
+    @property
+    def trace_path(self) -> Path:
+        return self.inside_dir / "trace.npz"
+
+    @property
     def repairs_path(self) -> Path:
         """What the training-health guard keeps over a roll-back; beside the checkpoints, with which it is archived."""
         return self.checkpoints_dir / "repairs.json"
@@ -156,7 +165,8 @@ class Run:
         target = self.attempt_dir(note["attempt"]) / "archive"
         target.mkdir(parents=True, exist_ok=True)
         curve = (self.metrics_path, self.tensorboard_dir)
-        for path in (self.exit_path, self.summary_path, self.checkpoints_dir, *curve, self.samples_path):
+        results = (self.exit_path, self.summary_path, self.checkpoints_dir, *curve, self.samples_path, self.inside_dir)
+        for path in results:
             if path.exists() and not (target / path.name).exists():
                 path.replace(target / path.name)
         self._archiving_path.unlink()

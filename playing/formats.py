@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.jit._trace import TracerWarning
 
-Act = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""From observations, (batch, obs_dim), to actions, (batch, action_dim)."""
+Observed: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""Observations by the names of a module's inputs, in their order: (batch, ...) each."""
+Act: TypeAlias = Callable[[Observed], NDArray[Any]]
+"""From observations to actions, (batch, action_dim)."""
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Of one observation, by the names of a module's inputs."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,11 @@ class Format:
     """One format.
 
     Attributes:
-        write: gives a file's content for a module and the length of its observations.
+        write: gives a file's content for a module and the shapes of its observations.
         load: gives what a file does.
     """
 
-    write: Callable[[nn.Module, int], bytes]
+    write: Callable[[nn.Module, Shapes], bytes]
     load: Callable[[Path], Act]
 
 
@@ -40,7 +45,11 @@ def quiet_torch() -> Iterator[None]:
     hide = _HideTorchvision()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        # Shapes but for the batch's size are written down as they are, which is what is wanted.
+        warnings.filterwarnings("ignore", category=TracerWarning)
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        # All inputs have one batch, and so one name for it.
+        warnings.filterwarnings("ignore", r"# The axis name: batch will not be used", UserWarning)
         log.addFilter(hide)
         try:
             yield
@@ -55,11 +64,22 @@ class _HideTorchvision(logging.Filter):
         return "torchvision" not in record.getMessage()
 
 
-def write_torchscript(module: nn.Module, obs_dim: int) -> bytes:
+def make_examples(module: nn.Module, shapes: Shapes) -> tuple[torch.Tensor, ...]:
+    """Give two observations that a module can be written by, once it has seen them.
+
+    Tables that networks make on first use (where a scan's paths lead) are there then, and in the file as they are.
+    """
+    examples = tuple(torch.zeros(2, *shape) for shape in shapes.values())
+    with torch.no_grad():
+        module(*examples)
+    return examples
+
+
+def write_torchscript(module: nn.Module, shapes: Shapes) -> bytes:
     """Give a module as TorchScript, which `torch.jit.load` reads, in Python and in C++."""
-    content = io.BytesIO()
-    with quiet_torch():
-        torch.jit.save(torch.jit.trace(module, torch.zeros(2, obs_dim)), content)  # type: ignore[no-untyped-call]
+    content, examples = io.BytesIO(), make_examples(module, shapes)
+    with quiet_torch(), torch.no_grad():
+        torch.jit.save(torch.jit.trace(module, examples), content)  # type: ignore[no-untyped-call]
     return content.getvalue()
 
 
@@ -68,24 +88,25 @@ def load_torchscript(path: Path) -> Act:
     with quiet_torch():
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
 
-    def act(obs: NDArray[np.float32]) -> NDArray[Any]:
+    def act(observed: Observed) -> NDArray[Any]:
         with torch.no_grad():
-            action: NDArray[Any] = module(torch.from_numpy(obs)).numpy()
+            action: NDArray[Any] = module(*(torch.from_numpy(part) for part in observed.values())).numpy()
         return action
 
     return act
 
 
-def write_onnx(module: nn.Module, obs_dim: int) -> bytes:
-    """Give a module as ONNX, with an input `obs` and an output `action` of any number of rows."""
-    with quiet_torch():
+def write_onnx(module: nn.Module, shapes: Shapes) -> bytes:
+    """Give a module as ONNX, its inputs by their names (`obs`), and an output `action`, of any number of rows."""
+    examples, batch = make_examples(module, shapes), torch.export.Dim("batch")
+    with quiet_torch(), torch.no_grad():
         program = torch.onnx.export(
             module,
-            (torch.zeros(2, obs_dim),),
+            examples,
             dynamo=True,
-            input_names=["obs"],
+            input_names=list(shapes),
             output_names=["action"],
-            dynamic_shapes={"obs": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={name: {0: batch} for name in shapes},
             external_data=False,
             verbose=False,
         )
@@ -100,8 +121,8 @@ def load_onnx(path: Path) -> Act:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def act(obs: NDArray[np.float32]) -> NDArray[Any]:
-        action: NDArray[Any] = session.run(["action"], {"obs": obs})[0]
+    def act(observed: Observed) -> NDArray[Any]:
+        action: NDArray[Any] = session.run(["action"], dict(observed))[0]
         return action
 
     return act

@@ -21,7 +21,33 @@ class HasPlainPolicy(Protocol):
         ...
 
 
-class PolicyModule(nn.Module):
+class BoundedModule(nn.Module):
+    """What modules of policies end with: from actions in [-1, 1] to the environment's units.
+
+    Args:
+        scale: to the environment's units and number type.
+    """
+
+    centre: Tensor
+    half_range: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, scale: ActionScale) -> None:
+        super().__init__()
+        low, high = scale.low.astype(np.float64), scale.high.astype(np.float64)
+        self.register_buffer("centre", torch.from_numpy((low + high) / 2))
+        self.register_buffer("half_range", torch.from_numpy((high - low) / 2))
+        self.register_buffer("lowest", torch.from_numpy(scale.low.copy()))
+        self.register_buffer("highest", torch.from_numpy(scale.high.copy()))
+
+    def to_units(self, own: Tensor) -> Tensor:
+        """Give actions of shape (batch, action_dim), never outside their bounds by rounding."""
+        action = (self.centre + self.half_range * own.to(torch.float64)).to(self.lowest.dtype)
+        return torch.minimum(torch.maximum(action, self.lowest), self.highest)
+
+
+class PolicyModule(BoundedModule):
     """A policy without noise: float32 observations, (batch, obs_dim), to actions in the environment's units.
 
     Args:
@@ -30,26 +56,14 @@ class PolicyModule(nn.Module):
         scale: from there to the environment's units and number type.
     """
 
-    centre: Tensor
-    half_range: Tensor
-    lowest: Tensor
-    highest: Tensor
-
     def __init__(self, normalize: nn.Module, policy: nn.Module, scale: ActionScale) -> None:
-        super().__init__()
+        super().__init__(scale)
         self.normalize = normalize
         self.policy = policy
-        low, high = scale.low.astype(np.float64), scale.high.astype(np.float64)
-        self.register_buffer("centre", torch.from_numpy((low + high) / 2))
-        self.register_buffer("half_range", torch.from_numpy((high - low) / 2))
-        self.register_buffer("lowest", torch.from_numpy(scale.low.copy()))
-        self.register_buffer("highest", torch.from_numpy(scale.high.copy()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Give actions of shape (batch, action_dim), never outside their bounds by rounding."""
-        own = self.policy(self.normalize(obs)).to(torch.float64)
-        action = (self.centre + self.half_range * own).to(self.lowest.dtype)
-        return torch.minimum(torch.maximum(action, self.lowest), self.highest)
+        """Give actions of shape (batch, action_dim)."""
+        return self.to_units(self.policy(self.normalize(obs)))
 
 
 def build_policy_module(normalize: nn.Module, actor: nn.Module, scale: ActionScale) -> PolicyModule:

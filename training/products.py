@@ -14,6 +14,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from training.writing import is_written_down
+
 ONEDNN_FROM = 2**20
 """Number of multiplications from which oneDNN gets a product; for smaller ones, calling it costs more than it gains."""
 
@@ -66,7 +68,7 @@ def project(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: (out_dim, in_dim), contiguous.
         bias: (out_dim,).
     """
-    if not is_for_onednn(features, weight) or torch.is_autocast_enabled("cpu"):
+    if is_written_down() or not is_for_onednn(features, weight) or torch.is_autocast_enabled("cpu"):
         return functional.linear(features, weight, bias)
     rows = features.reshape(-1, weight.shape[1]).contiguous()
     return apply_linear(rows, weight, bias).view(*features.shape[:-1], weight.shape[0])

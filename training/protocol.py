@@ -151,6 +151,21 @@ class ActsInEnvironment(Protocol):
 
 
 @runtime_checkable
+class ShowsAttention(Protocol):
+    """A trainer whose policy attends to the steps of a window, and can be looked into while it acts."""
+
+    def begin_tracing(self) -> Callable[[Any], Mapping[str, NDArray[Any]]]:
+        """Give the policy without noise, for one episode that begins now, as `ActsInEnvironment.begin_acting` does.
+
+        Called with each observation in turn, it gives the same `action`, and beside it `attention`, (heads, steps),
+        the oldest step first; vectors `visual`, `state` and `context`: what the newest frame, the newest state and the
+        window became; `values` of the action by each critic that sees no more than this; `base`, the newest state as
+        it was observed, and `depth`, (height, width), the newest frame over its largest, in [0, 1].
+        """
+        ...
+
+
+@runtime_checkable
 class ChoosesBackends(Protocol):
     """A trainer with several ways to compute the same on one device, of which it takes the best that a machine has."""
 
@@ -174,7 +189,8 @@ class HasPolicyModule(Protocol):
         """Give the policy without noise: one observation at a time decides, and nothing is drawn.
 
         The module is a copy on the CPU. It takes observations as the environment gives them, in float32 and of shape
-        (batch, obs_dim), and gives actions in the environment's units and number type, (batch, action_dim).
+        (batch, obs_dim), and gives actions in the environment's units and number type, (batch, action_dim). Where
+        observations are a mapping of arrays, it takes those that it reads, each by its name there.
 
         Raises:
             NotOneModuleError: these settings make a policy that is more than that.

@@ -30,6 +30,19 @@ GUST_TIME = 2.0
 """Seconds over which the wind changes."""
 BASE_SCALES = ("diagonal", math.pi, 5.0, 5.0, 5.0, 5.0, 5.0, MAX_RATES[2], math.pi / 2, math.pi / 2)
 """What each number of the base vector is divided by; the first by the field's diagonal."""
+BASE_NAMES = (
+    "distance to the goal",
+    "bearing of the goal",
+    "height of the goal",
+    "altitude",
+    "speed forward",
+    "speed to the left",
+    "speed up",
+    "yaw rate",
+    "pitch",
+    "roll",
+)
+"""The same numbers for people."""
 BASE_DIM = len(BASE_SCALES)
 
 

@@ -118,6 +118,13 @@ class VMambaTD3Config(TrainerConfig):
             faults.append(Fault(("env_kwargs.privileged", "asymmetric_critic"), message))
         return faults
 
+    @property
+    def evaluation_kwargs(self) -> dict[str, Any]:
+        """Arguments of the environment in evaluations, with the window's length: whoever looks on sees what it sees."""
+        from rl.vmamba_td3.spaces import complete_env_kwargs
+
+        return complete_env_kwargs(self, super().evaluation_kwargs, acting=True)
+
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off."""
         off = super().list_switched_off()

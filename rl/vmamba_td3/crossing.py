@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from rl.vmamba_td3.architecture import NUM_PATHS
+from training.writing import is_written_down
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def find_order(height: int, width: int, device: torch.device) -> CrossOrder:
 
 def cross_scan(features: Tensor) -> Tensor:
     """Give (B, L, K, C): what each of the four paths meets, step by step, on maps of shape (B, H, W, C)."""
-    out: Tensor = _Scan.apply(features, find_order(features.shape[1], features.shape[2], features.device))  # type: ignore[no-untyped-call]
+    order = find_order(int(features.shape[1]), int(features.shape[2]), features.device)
+    if is_written_down():
+        return _scan(features, order)
+    out: Tensor = _Scan.apply(features, order)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -62,13 +66,17 @@ def cross_merge(paths: Tensor, height: int, width: int) -> Tensor:
         height: H.
         width: W.
     """
-    out: Tensor = _Merge.apply(paths, find_order(height, width, paths.device))  # type: ignore[no-untyped-call]
+    order = find_order(int(height), int(width), paths.device)
+    out: Tensor = _merge(paths, order) if is_written_down() else _Merge.apply(paths, order)  # type: ignore[no-untyped-call]
     return out.view(-1, height, width, paths.shape[-1])
 
 
 def cross_deal(parts: Tensor, height: int, width: int) -> Tensor:
     """Give (B, L, K, C) in the order of the paths' steps from (B, L, K, C) in the order of positions."""
-    out: Tensor = _Deal.apply(parts, find_order(height, width, parts.device))  # type: ignore[no-untyped-call]
+    order = find_order(int(height), int(width), parts.device)
+    if is_written_down():
+        return _permute(parts, order.deal)
+    out: Tensor = _Deal.apply(parts, order)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -158,6 +158,7 @@ class VMambaTD3Agent:
                 f"{self._stream_sizes!r}"
             )
         self._agent.load_state_dict(state["agent"])
+        self._agent.networks.eval()  # who calls them by name next wants no path dropped; `train` puts them back
         self.total_it = state["total_it"]
 
 

@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
     def _weigh(self, sequence: Tensor, keys: Tensor) -> Tensor:
         """Give (batch, heads, steps)."""
         queries = self._project(sequence[:, -1], slice(self.dim)) / math.sqrt(self.dim // self.num_heads)
-        scores: Tensor = self._split_heads(keys) @ queries.view(len(queries), self.num_heads, -1, 1)
+        scores: Tensor = self._split_heads(keys) @ queries.reshape(-1, self.num_heads, self.dim // self.num_heads, 1)
         return scores.squeeze(-1).softmax(-1)
 
     def _project(self, features: Tensor, rows: slice) -> Tensor:
@@ -131,6 +131,12 @@ class MambaSequenceEncoder(nn.Module):
         with allow_bfloat16(visual.device, self.use_amp):
             context: Tensor = self.cross_attn(self.temporal(self.fusion(visual, state)))
         return widen_numbers(context)
+
+    def find_attention(self, visual: Tensor, state: Tensor) -> Tensor:
+        """Give (batch, heads, steps), the weights with which `forward` gathers the same windows."""
+        with allow_bfloat16(visual.device, self.use_amp):
+            weights = self.cross_attn.get_attention_weights(self.temporal(self.fusion(visual, state)))
+        return widen_numbers(weights)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all parameters."""

@@ -25,11 +25,13 @@ from rl.vmamba_td3.agent import VMambaTD3
 from rl.vmamba_td3.buffer import SequenceReplayBuffer
 from rl.vmamba_td3.config import VMambaTD3Config
 from rl.vmamba_td3.counting import count_parameters as count_networks
+from rl.vmamba_td3.export import WindowPolicyModule, build_window_policy
 from rl.vmamba_td3.noise import ShrinkingNoise
 from rl.vmamba_td3.spaces import complete_env_kwargs, measure_settings, measure_windows, plan_stream
 from rl.vmamba_td3.stream import FrameFeatures
+from rl.vmamba_td3.tracing import Tracer
 from training.evaluation import evaluate_policy
-from training.protocol import Episode, Evaluation, References, StepResult, Treatment
+from training.protocol import Episode, Evaluation, NotOneModuleError, References, StepResult, Treatment
 from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
 
@@ -100,9 +102,7 @@ class VMambaTD3Trainer:
         return make_env(self.config.env_name, complete_env_kwargs(self.config, self.config.env_kwargs))
 
     def _make_evaluation_env(self) -> Env:
-        return make_env(
-            self.config.env_name, complete_env_kwargs(self.config, self.config.evaluation_kwargs, acting=True)
-        )
+        return make_env(self.config.env_name, self.config.evaluation_kwargs)
 
     def train_step(self) -> StepResult:
         """Take one step in each environment, and one update for every `train_freq` of them once there is enough."""
@@ -223,6 +223,10 @@ class VMambaTD3Trainer:
 
         return act
 
+    def begin_tracing(self) -> Callable[[Any], dict[str, NDArray[Any]]]:
+        """Give the policy as `begin_acting` does, with what its networks make of each window; see `tracing.Tracer`."""
+        return Tracer(self.agent, self._scale, self._windows.depth_scale, self.device)
+
     def act(self, seen: Windows, known: FrameFeatures) -> NDArray[np.float32]:
         """Give the policy's action in [-1, 1] for one window, with the features of frames that are known."""
         self.agent.networks.eval()
@@ -233,6 +237,17 @@ class VMambaTD3Trainer:
             context = stream.gather(features, torch.from_numpy(seen["base"][None]).to(self.device))
             action: NDArray[np.float32] = self.agent.choose(context)[0].cpu().numpy()
         return action
+
+    def build_policy_module(self) -> WindowPolicyModule:
+        """Give the policy as one module of two inputs, `base` and `depth`; see `training.protocol.HasPolicyModule`.
+
+        Raises:
+            NotOneModuleError: it computes in 16 bits, which a file would round elsewhere.
+        """
+        if self.config.use_amp:
+            why = "with use_amp: true its products are rounded to 16 bits, and a file would round others"
+            raise NotOneModuleError(why)
+        return build_window_policy(self.agent, self._scale, self._windows.depth_scale)
 
     def components(self) -> dict[str, nn.Module]:
         """Give the networks that learn by their published names, targets left out."""

@@ -126,7 +126,7 @@ class VSSM(nn.Module):
             generator: of the frames' device; draws, in training, which paths are dropped. None is torch's own.
         """
         features: Tensor = self.stem(frames)
-        kept = iter(self._draw_kept(len(frames), generator))
+        kept = iter(self._draw_kept(frames.shape[0], generator))
         for number, blocks in enumerate(self.stages):
             if number > 0:
                 features = self.downsamples[number - 1](features)

@@ -167,7 +167,7 @@ def test_a_policy_is_exported_with_what_it_is_beside_it(
     assert f"largest difference on 512 observations: {facts['checked']['largest_difference']:.1e}" in said
     act = FORMATS["torchscript"].load(out)
     recorded = open_run_policy(run_folder, tmp_path)
-    np.testing.assert_allclose(act(recorded.observations[:200, 0]), recorded.actions[:200, 0], atol=1e-5)
+    np.testing.assert_allclose(act({"obs": recorded.observations[:200, 0]}), recorded.actions[:200, 0], atol=1e-5)
     with pytest.raises(SystemExit):
         play.main(words)
     assert "is there already; give another -o, or --overwrite" in capsys.readouterr().err

@@ -67,6 +67,9 @@ PLAY_FLAGS = {
         "--json", "--imports",
     },
     "share": {"-h", "--help"},
+    "trace": {
+        "-h", "--help", "--checkpoint", "--device", "--episodes", "--env-kwargs", "-o", "--out", "--overwrite",
+    },
     "render": {
         "-h", "--help", "--checkpoint", "--device", "--policy", "--env", "--env-kwargs", "--imports", "-o", "--out",
         "--strips", "--video", "--episodes", "--seeds",
@@ -137,7 +140,7 @@ def test_commands_and_flags_of_play_are_there() -> None:
     page = (ROOT / "docs/episodes.md").read_text()
     assert [flag for flag in flags["record"] - {"-h", "--help", "--out"} if f"`{flag}`" not in page] == []
     page = (ROOT / "docs/play.md").read_text()
-    explained = (flags["evaluate"] | flags["export"] | flags["render"]) - {"-h", "--help", "--out"}
+    explained = (flags["evaluate"] | flags["export"] | flags["render"] | flags["trace"]) - {"-h", "--help", "--out"}
     assert [flag for flag in explained if f"`{flag}`" not in page] == []
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -18,14 +20,21 @@ import numpy as np
 import pytest
 
 from envs.drone.pilots import fly_straight
+from experiment.assignments import parse_assignments
+from experiment.problems import Problem
 from rl.vmamba_td3.config import VMambaTD3Config
 from rl.vmamba_td3.published import SequenceReplayBuffer, VMambaTD3Agent
+from train import read_flags
 
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
 TRAIN, EVALUATE = FOLDER / "train_vmamba_td3_advanced.py", FOLDER / "evaluate_vmamba_td3.py"
+LAUNCH, SHOW = FOLDER / "train_vmamba_td3_basic.py", FOLDER / "visualize_vmamba_td3.py"
 ORIGINALS = {
     TRAIN: "7a1ecd2e0b0dd5f2518997a2b53488db8b8f5eeff8bf0ecfab34a6b2f145bdca",
     EVALUATE: "3f6ed324cc34f25851ef68bd09225b91733bb6c77d4ba4d25c9b9cee0a8f5e36",
+    LAUNCH: "806d1ff3fb5d6633d3d8f6dd90d7157206511e43ca26f3e10c6c17acbada9514",
+    SHOW: "c5699005577074603de2b9e3e1f0c6c66dad5f380ebfc087faa3fca386f79619",
 }
 """SHA-256 of the scripts as the documents have them."""
 SMALL: dict[str, Any] = {
@@ -36,6 +45,15 @@ SMALL: dict[str, Any] = {
     "hidden_dim": 16,
     "batch_size": 4,
 }
+LAUNCHED = SMALL | {
+    "max_timesteps": 20,
+    "seq_len": 2,
+    "learning_starts": 14,
+    "eval_freq": 0,
+    "num_final_eval": 0,
+    "device": "cpu",
+}
+"""What the launched training is made small by."""
 Call = Callable[..., Any]
 
 
@@ -148,6 +166,86 @@ def test_the_training_loop_runs_in_the_documents_own_size(args: dict[str, Any], 
     assert all(result["critic_loss"] > 0 for *_, result in calls["train"])
     assert [path.name for path in Path("models").iterdir()] == ["vmamba_td3_0.pth"]
     shutil.rmtree("models")  # 1.4 GB
+
+
+def test_the_launching_script_starts_a_training_that_our_command_line_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+    run = subprocess.run
+
+    def launch(command: list[str], check: bool) -> Any:
+        asked.append(command)
+        return run(make_small(command), check=check, cwd=tmp_path)
+
+    monkeypatch.setattr(subprocess, "run", launch)
+    open_script(LAUNCH)["main"]()
+    ((python, script, *words),) = asked
+    assert (python, script) == (sys.executable, "train.py")
+    settings = read_assignments(words)
+    assert (settings["vmamba_num_vss_blocks"], settings["max_timesteps"]) == ([2, 2, 4, 2], 200_000)
+    config = VMambaTD3Config.from_settings(settings)
+    assert (config.policy_freq, config.actor_lr, config.env_name) == (2, 5e-4, "AirSimEnv-v42")
+    (folder,) = tmp_path.glob("logs/*/*__*")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["parameters"]["actor"] > 0, (folder / "exit.json").exists()) == (True, True)
+    assert "开始VMamba-TD3基础训练" in capfd.readouterr().out
+
+
+def read_assignments(words: list[str]) -> dict[str, Any]:
+    """Give the settings that the flags of a command line make."""
+    problems: list[Problem] = []
+    given = parse_assignments("flags", read_flags(words), problems)
+    assert not problems
+    return {key: setting.value for key, setting in given.items()}
+
+
+def make_small(command: list[str]) -> list[str]:
+    """Give a command for our train.py with its sizes replaced by `LAUNCHED`."""
+    python, script, *words = command
+    settings = read_assignments(words) | LAUNCHED
+    flags = [str(part) for key, value in settings.items() for part in (f"--{key}", *np.ravel(value).tolist())]
+    return [python, str(ROOT / script), *flags]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[Any]]]:
+    """Give what a script shows: the figures, and the heat maps that it asks seaborn for, which we don't depend on."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    seen: dict[str, list[Any]] = {"heat": [], "figures": []}
+    seaborn = ModuleType("seaborn")
+    vars(seaborn)["heatmap"] = lambda values, **options: seen["heat"].append(values)
+    monkeypatch.setitem(sys.modules, "seaborn", seaborn)
+    monkeypatch.setattr(plt, "show", lambda: seen["figures"].append(plt.gcf()))
+    yield seen
+    plt.close("all")
+
+
+def test_the_pictures_of_the_documents_are_drawn(
+    args: dict[str, Any], calls: dict[str, list[Any]], shown: dict[str, list[Any]]
+) -> None:
+    args.update(feature_dim=128)  # the script counts on it
+    run_small_training()
+    script = open_script(SHOW)
+    script["visualize_attention_weights"]("models/vmamba_td3_20.pth")
+    script["visualize_attention_weights"]("models/vmamba_td3_20.pth")
+    first, again = shown["heat"]
+    assert first.shape == (args["vmamba_num_heads"], args["seq_len"])
+    np.testing.assert_allclose(first.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(first.mean(), 1 / args["seq_len"], atol=1e-5)
+    assert again.shape == first.shape
+    script["visualize_feature_evolution"]("models/vmamba_td3_20.pth", num_steps=3)
+    panels = shown["figures"][-1].axes
+    assert [panel.get_title() for panel in panels] == [
+        f"{name} Features Evolution" for name in ("Visual", "State", "Context")
+    ]
+    for panel in panels:
+        assert [line.get_ydata().shape for line in panel.lines] == [(3,)] * 10
+        assert all(np.isfinite(line.get_ydata()).all() for line in panel.lines)
 
 
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem)

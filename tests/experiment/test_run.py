@@ -91,13 +91,14 @@ def test_a_run_is_found_by_its_id_whatever_its_label(tmp_path: Path) -> None:
     assert len(list(find_runs(tmp_path))) == 1
 
 
-@pytest.mark.parametrize("moves", range(6))
+@pytest.mark.parametrize("moves", range(7))
 def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
     tmp_path: Path, moves: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, [ending("ok", 0)])
     run.checkpoints_dir.mkdir()
-    files = (run.exit_path, run.summary_path, run.metrics_path, run.samples_path)
+    run.inside_dir.mkdir()
+    files = (run.exit_path, run.summary_path, run.metrics_path, run.samples_path, run.trace_path)
     for path in (*files, run.checkpoints_dir / "step_00000001.pt"):
         path.write_text(path.name)
     replace = Path.replace
@@ -112,7 +113,7 @@ def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
-        if moves < 5:
+        if moves < 6:
             with pytest.raises(KeyboardInterrupt):
                 run.archive(1)
             assert run.status().state is State.LOST
@@ -122,7 +123,7 @@ def test_a_move_that_was_killed_halfway_is_completed_by_whoever_claims_the_run(
     assert lock is not None
     os.close(lock)
     kept = {path.name for path in (run.attempt_dir(1) / "archive").iterdir()}
-    assert kept == {"exit.json", "summary.json", "metrics.jsonl", "samples.png", "checkpoints"}
+    assert kept == {"exit.json", "summary.json", "metrics.jsonl", "samples.png", "inside", "checkpoints"}
     assert {path.name for path in run.folder.iterdir()} == {"attempts", "lock"}
     assert run.status().state is State.LOST
 

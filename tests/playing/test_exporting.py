@@ -45,7 +45,7 @@ def format_name(request: pytest.FixtureRequest) -> str:
 def observe() -> tuple[Any, Any]:
     """Give observations, and what the module does at them."""
     observed = np.random.default_rng(0).standard_normal((300, 3)).astype(np.float32)
-    return observed, Bounded()(torch.from_numpy(observed)).numpy()
+    return {"obs": observed}, Bounded()(torch.from_numpy(observed)).numpy()
 
 
 def test_a_file_acts_as_the_module_on_any_number_of_observations(format_name: str, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_file_acts_as_the_module_on_any_number_of_observations(format_name: st
     assert list(tmp_path.iterdir()) == [path]
     act = FORMATS[format_name].load(path)
     for count in (1, 2, 300):
-        action = act(observed[:count])
+        action = act({"obs": observed["obs"][:count]})
         assert action.dtype == np.float32
         np.testing.assert_allclose(action, acted[:count], atol=1e-6)
 
