@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -115,13 +116,16 @@ def draw_windows(trace: Trace, title: str) -> bytes:
     with plain_style():
         figure = Figure(figsize=(max(4.5, 1.05 * shown), 1.9 * len(moments) + 0.4), layout="constrained")
         note = f", the newest {shown} of {trace.window} frames" if shown < trace.window else ""
-        figure.suptitle(f"{title}, seed {seed}{note}", fontsize=8)
+        figure.suptitle(f"{title}\nseed {seed}{note}", fontsize=7)
         panels = figure.subplots(2 * len(moments), shown, squeeze=False, height_ratios=[2, 1] * len(moments))
         for row, moment in enumerate(moments):
             greatest = float(attention[moment].max())
             for column, age in enumerate(reversed(range(shown))):
                 picture, bars = panels[2 * row, column], panels[2 * row + 1, column]
                 show_depth(picture, depth[find_frame(moment, age)].astype(np.float32) / LEVELS)
+                height, width = depth.shape[1:]
+                frame = Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="#a0a0a0", linewidth=0.5)
+                picture.add_patch(frame)
                 picture.set_title(f"step {moment}" if age == 0 else f"-{age}", fontsize=6)
                 _draw_bars(bars, attention[moment, :, -1 - age], greatest, first=column == 0)
         return to_png(figure)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from analysis.attention_figure import COLOURS
@@ -64,6 +65,7 @@ def _draw_spectra(axes: Axes, inputs: Mapping[str, Values]) -> None:
         if spectrum[0] > 0:
             axes.plot(1 + np.arange(len(spectrum)), spectrum / spectrum[0], color=COLOURS[number], label=name)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # the log scale's own are formulas
     axes.set_ylim(1e-5, 2)
     axes.set_xlabel("Direction")
     axes.set_ylabel("Singular value over the largest")

@@ -32,6 +32,8 @@ CHECKED = 512
 """Observations that the file and the policy are compared on, from episodes in the environment."""
 TOLERANCE = 1e-5
 """The largest difference between both, with each action's range as -1 to 1."""
+WINDOW_TOLERANCE = 1e-4
+"""The same for policies of windows: a file sums their scans, over tens of layers, in another order."""
 AT_A_TIME = 16
 """Observations that a file gets at a time while it is checked: windows of large frames take much memory."""
 OBS = "obs"
@@ -51,7 +53,8 @@ def export(args: Namespace, parser: ArgumentParser) -> int:
         inputs = list_inputs(module)
         observed, acted, bounds = record_acting(restored, inputs)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        difference = write_checked(module, args.format, args.out, observed, acted, bounds)
+        tolerance = find_tolerance(inputs)
+        difference = write_checked(module, args.format, args.out, observed, acted, bounds, tolerance)
         facts = describe_export(restored, args.format, difference, inputs)
     write_json(find_facts_path(args.out), facts)
     print(
@@ -88,6 +91,11 @@ def build_module(restored: Restored) -> nn.Module:
 def list_inputs(module: nn.Module) -> list[str]:
     """Give the names of what a module takes, in their order: parts of an observation, where it has such."""
     return list(inspect.signature(module.forward).parameters)
+
+
+def find_tolerance(inputs: Sequence[str]) -> float:
+    """Give how far a file may be from the policy, with each action's range as -1 to 1."""
+    return TOLERANCE if list(inputs) == [OBS] else WINDOW_TOLERANCE
 
 
 def record_acting(
@@ -141,6 +149,7 @@ def write_checked(
     observed: Observed,
     acted: NDArray[np.float32],
     bounds: NDArray[np.float32],
+    tolerance: float = TOLERANCE,
 ) -> float:
     """Write a module's file, read it again, and give the largest difference between what it does and what was done.
 
@@ -163,11 +172,11 @@ def write_checked(
         rows = [{name: part[start : start + AT_A_TIME] for name, part in observed.items()} for start in starts]
         action = np.concatenate([act(row) for row in rows]).astype(np.float64)
         difference = float(np.max(np.abs(action - acted) / ((high - low) / 2)))
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             message = (
                 f"the {format_name} file acts differently from the policy, by {difference:.1e} of half an action's"
             )
-            raise ExportError(f"{message} range (at most {TOLERANCE:.0e} is allowed): it was not kept")
+            raise ExportError(f"{message} range (at most {tolerance:.0e} is allowed): it was not kept")
         unchecked.replace(path)
     finally:
         unchecked.unlink(missing_ok=True)
@@ -192,7 +201,12 @@ def describe_export(restored: Restored, format_name: str, difference: float, inp
         "env_kwargs": config.env_kwargs,
         "obs": describe_inputs(env.observation_space, inputs),
         "action": describe_space(env.action_space) | {"name": "action"},
-        "checked": {"observations": CHECKED, "largest_difference": difference, "of": "half an action's range"},
+        "checked": {
+            "observations": CHECKED,
+            "largest_difference": difference,
+            "tolerance": find_tolerance(inputs),
+            "of": "half an action's range",
+        },
         "torch": str(torch.__version__),
         "code_version": hash_code([Path(__file__).resolve().parents[1]]),
         "made": now_text(),
