@@ -87,3 +87,20 @@ def test_a_diffusion_policy_gets_from_medium_data_what_the_baselines_get(
         print(f"\n{name}: IQM over three seeds {iqms}")
     assert iqms["diffusion"] >= 0.9 * max(iqms.values())
     assert iqms["diffusion"] >= 0.95 * iqms["bc"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["vmamba", "cnn"])
+def test_what_was_seen_first_is_recalled_by_a_window_that_reaches_back_and_by_no_other(
+    tmp_path: Path, encoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answer's sign is all that counts: a policy that says the same each time has 0 on average."""
+    means = {}
+    for steps in (4, 1):
+        words = ["-j", "2", "--only", f"encoder={encoder}", "--only", f"seq_len={steps}"]
+        means[steps] = train_spec("exp_specs/vmamba_td3/memory_cue.yaml", tmp_path / str(steps), *words)
+        assert len(means[steps]) == 3
+    with capsys.disabled():
+        print(f"\n{encoder}, DepthRecall-v0, 3,000 steps, three seeds, by frames in a window: {means}")
+    assert min(means[4]) > 0.9
+    assert max(abs(mean) for mean in means[1]) < 0.5
