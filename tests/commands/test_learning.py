@@ -23,7 +23,7 @@ def test_every_shipped_spec_can_be_planned(path: Path, tmp_path: Path, monkeypat
     plan = plan_runs(load_spec(path), tmp_path, build_config)
     assert plan.runs
     # The guide to diffusion agents sweeps a key that half of its runs don't read, and names another one twice.
-    known = ("is switched off in", "gives way to", "mean the same") if "diffusion" in str(path) else ()
+    known: tuple[str, ...] = ("is switched off in", "gives way to", "mean the same") if "diffusion" in str(path) else ()
     if "vmamba_td3" in str(path):
         known = ("(encoder is cnn)",)  # beside runs that do read the key
     assert [note for note in plan.notes if not any(words in note for words in known)] == []
