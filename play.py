@@ -19,6 +19,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from playing.data_sets import list_sets, make, show_info
 from playing.endings import ERROR, INTERRUPTED, find_code
@@ -30,16 +31,35 @@ from playing.samples import show_samples
 from playing.share import share
 from playing.tracing import trace
 
+Commands: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"
+
 
 def build_parser() -> ArgumentParser:
     """Give the parser of the command line."""
     parser = ArgumentParser(prog="play.py", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    trained, actor = _build_trained(), _build_actor()
+    _add_record(commands, trained)
+    _add_evaluate(commands, trained, actor)
+    _add_export(commands, trained)
+    _add_render(commands, trained, actor)
+    _add_samples(commands, trained)
+    _add_trace(commands, trained)
+    _add_data_sets(commands)
+    return parser
+
+
+def _build_trained() -> ArgumentParser:
+    """Give what commands have in common that open a run."""
     trained = ArgumentParser(add_help=False, allow_abbrev=False)
     trained.add_argument("--checkpoint", default="newest", help="newest (default), best, or a name like step_00010000")
     trained.add_argument("--device", default="cpu", help="where a trained policy computes: cpu (default), cuda, cuda:1")
+    return trained
 
+
+def _build_actor() -> ArgumentParser:
+    """Give what commands have in common that take a run or an untrained policy."""
     actor = ArgumentParser(add_help=False, allow_abbrev=False)
     actor.add_argument("run", type=Path, nargs="?", help="the folder of a run, unless --policy is given")
     actor.add_argument("--policy", help="random or scripted:<name>, in the place of a run")
@@ -48,7 +68,10 @@ def build_parser() -> ArgumentParser:
     actor.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help=told)
     told = "modules that register environments; a run has its own"
     actor.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help=told)
+    return actor
 
+
+def _add_record(commands: Commands, trained: ArgumentParser) -> None:
     told = "record episodes into an HDF5 file"
     recorder = commands.add_parser("record", help=told, description=told, parents=[trained], allow_abbrev=False)
     recorder.add_argument("--env", help="an id of gymnasium's registry; a run and a controller bring theirs")
@@ -69,6 +92,8 @@ def build_parser() -> ArgumentParser:
     )
     recorder.set_defaults(run_command=record)
 
+
+def _add_evaluate(commands: Commands, trained: ArgumentParser, actor: ArgumentParser) -> None:
     told = "evaluate a policy on the report seeds"
     evaluator = commands.add_parser(
         "evaluate", help=told, description=told, parents=[trained, actor], allow_abbrev=False
@@ -80,6 +105,8 @@ def build_parser() -> ArgumentParser:
     # Not listed: `evaluate` starts it.
     commands.add_parser("share", allow_abbrev=False).set_defaults(run_command=share)
 
+
+def _add_export(commands: Commands, trained: ArgumentParser) -> None:
     told = "write a run's policy into a file that acts without this project"
     exporter = commands.add_parser("export", help=told, description=told, parents=[trained], allow_abbrev=False)
     exporter.add_argument("run", type=Path, help="the folder of a run")
@@ -88,6 +115,8 @@ def build_parser() -> ArgumentParser:
     exporter.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     exporter.set_defaults(run_command=export)
 
+
+def _add_render(commands: Commands, trained: ArgumentParser, actor: ArgumentParser) -> None:
     told = "draw what a policy does in a navigation task"
     renderer = commands.add_parser("render", help=told, description=told, parents=[trained, actor], allow_abbrev=False)
     renderer.add_argument("-o", "--out", type=Path, help="maps with the paths flown, a .png")
@@ -97,6 +126,8 @@ def build_parser() -> ArgumentParser:
     renderer.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="these in the place of report seeds")
     renderer.set_defaults(run_command=render)
 
+
+def _add_samples(commands: Commands, trained: ArgumentParser) -> None:
     told = "hold what a diffusion policy draws against the data it learned from"
     sampler = commands.add_parser("samples", help=told, description=told, parents=[trained], allow_abbrev=False)
     sampler.add_argument("run", type=Path, help="the folder of a run of vae_diffusion_rl")
@@ -106,6 +137,8 @@ def build_parser() -> ArgumentParser:
     sampler.add_argument("--windows", type=int, default=2048, help="histories of the data set (default: 2048)")
     sampler.set_defaults(run_command=show_samples)
 
+
+def _add_trace(commands: Commands, trained: ArgumentParser) -> None:
     told = "keep what a policy's networks do while it acts: attention, features, values"
     tracer = commands.add_parser("trace", help=told, description=told, parents=[trained], allow_abbrev=False)
     tracer.add_argument("run", type=Path, help="the folder of a run of vmamba_td3")
@@ -118,6 +151,8 @@ def build_parser() -> ArgumentParser:
     tracer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     tracer.set_defaults(run_command=trace)
 
+
+def _add_data_sets(commands: Commands) -> None:
     told = "say what is in a data set"
     info = commands.add_parser("info", help=told, description=told, allow_abbrev=False)
     info.add_argument("dataset", help="as the setting `dataset`: a name, a path, or minari:<id>")
@@ -130,7 +165,6 @@ def build_parser() -> ArgumentParser:
     maker = commands.add_parser("make", help=told, description=told, allow_abbrev=False)
     maker.add_argument("name", help="one that `list` lists")
     maker.set_defaults(run_command=make)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
