@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rl.descent import Descent
 from rl.networks import build_target
 from rl.residual import ActionMap
 from rl.vitals import measure_critic, measure_when_passed_back
 from rl.vmamba_td3.architecture import StreamConfig
 from rl.vmamba_td3.config import VMambaTD3Config
-from rl.vmamba_td3.descent import Descent
 from rl.vmamba_td3.frames import LEVELS, Windows
 from rl.vmamba_td3.heads import Actor, TwinCritic
 from rl.vmamba_td3.stream import PrivilegedStream, Stream
@@ -256,13 +256,15 @@ class VMambaTD3:
             with torch.no_grad():
                 context = self._view(batch.base, batch.depth, batch.privileged)
             stream.train()
-        own = self.choose(seen)
+        actor, critic = self.networks["actor"], self.networks["critic"]
+        assert isinstance(actor, Actor)
+        assert isinstance(critic, TwinCritic)
+        logits = actor.mlp(seen)
+        own = torch.tanh(logits)
         if vitals is not None:
             measure_when_passed_back(own, context, self._map, vitals)
-        critic = self.networks["critic"]
-        assert isinstance(critic, TwinCritic)
         value: Tensor = critic.first(torch.cat([context, own], dim=1))
-        return -value.mean()
+        return self._config.saturation_weight * logits.square().mean() - value.mean()
 
     @torch.no_grad()
     def act(self, base: Tensor, depth: Tensor) -> Tensor:

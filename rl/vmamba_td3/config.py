@@ -63,6 +63,7 @@ class VMambaTD3Config(TrainerConfig):
     grad_clip_scope: Literal["module", "global"] = "module"
     critic_loss: Literal["mse", "huber"] = "mse"
     n_step: Annotated[Int, Field(ge=1, le=100)] = 1
+    saturation_weight: Annotated[float, Field(ge=0)] = 0.0
     random_shift: Annotated[Int, Field(ge=0, le=32)] = 0
     train_freq: Annotated[Int, Field(ge=1)] = 1
 

@@ -11,6 +11,7 @@ import torch
 
 from experiment.problems import SettingsError
 from rl.vmamba_td3.frames import LEVELS
+from rl.vmamba_td3.heads import Actor
 from rl.vmamba_td3.stream import FrameFeatures
 from rl.vmamba_td3.trainer import VMambaTD3Trainer, count_parameters
 from tests.rl.vmamba_td3.conftest import SMALL
@@ -115,6 +116,25 @@ def test_the_actors_update_leaves_the_critic_alone(small_vmamba: Build) -> None:
     agent._actor_descent.descend(loss, {}, None)
     now = [tensor for name in ("critic", "critic_stream") for tensor in agent.networks[name].parameters()]
     assert all(torch.equal(one, other) for one, other in zip(critic, now, strict=True))
+
+
+def test_a_saturation_weight_pulls_actions_back_from_their_bounds(small_vmamba: Build) -> None:
+    pulled, plain = (small_vmamba(saturation_weight=weight, vmamba_drop_path_rate=0.0) for weight in (2.0, 0.0))
+    for _ in range(8):
+        pulled.train_step()
+    agent = pulled.agent
+    actor = agent.networks["actor"]
+    assert isinstance(actor, Actor)
+    with torch.no_grad():
+        actor.mlp.layers[-1].bias.fill_(3.0)
+    plain.agent.networks.load_state_dict(agent.networks.state_dict())
+    batch = agent.load_batch(pulled.buffer.sample_windows(4))
+    context = torch.zeros(4, 8)
+    extra = agent._find_actor_loss(batch, context, None) - plain.agent._find_actor_loss(batch, context, None)
+    logits = actor.mlp(agent.find_stream("actor")(batch.base, batch.depth))
+    torch.testing.assert_close(extra, 2.0 * logits.square().mean())
+    (slope,) = torch.autograd.grad(extra, actor.mlp.layers[-1].bias)
+    assert (slope > 0).all()
 
 
 def test_a_shared_encoder_learns_from_the_critic_alone(small_vmamba: Build) -> None:

@@ -23,6 +23,7 @@ class Descent:
         max_norm: longest gradient; 0 means any.
         scope: whether that holds for each network alone, as the documents have it, or for all together.
         gated: whether steps out of all proportion are left out.
+        epsilon: see `training.adam.Adam`.
 
     Attributes:
         optimizers: one for each network, in their order.
@@ -38,9 +39,10 @@ class Descent:
         max_norm: float,
         scope: Literal["module", "global"],
         gated: bool,
+        epsilon: float = 1e-8,
     ) -> None:
         self._name, self._names, self._max_norm, self._scope = name, list(parts), max_norm, scope
-        self.optimizers = [Adam(list(part.parameters()), rates[key]) for key, part in parts.items()]
+        self.optimizers = [Adam(list(part.parameters()), rates[key], epsilon=epsilon) for key, part in parts.items()]
         if gated:
             for optimizer in self.optimizers:
                 optimizer.gate = GradientGate(optimizer.parameters[0].device)
