@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
@@ -26,6 +26,16 @@ _MAKE_KEYS = {"max_episode_steps", "render_mode"}
 """What `gymnasium.make` itself takes beside the arguments of the environment."""
 _LARGEST_SEED = 2**31 - 1
 """The largest seed that an environment is ever reset with: generators of the old kind and C simulators take no more."""
+
+
+@runtime_checkable
+class HoldsEnvironments(Protocol):
+    """An environment each of whose episodes is one of another, which it holds, and ends by that one's clock."""
+
+    @property
+    def held_envs(self) -> Mapping[str, Env]:
+        """Those that it may act in, with their wrappers, by names that users know."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,23 @@ def _blame_changes(fault: Fault, key: str) -> Fault:
     return Fault(keys, key + said.removeprefix(own) if said.startswith(own) else f"{key}: {said}")
 
 
+def find_time_limit(env: Env) -> int | None:
+    """Give the most steps that clocks allow an episode, the longest where an environment holds several.
+
+    They are steps of what is inside the time limit's wrapper. None where an episode might never end.
+    """
+    limits = []
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            limits.append(int(layer.get_wrapper_attr("_max_episode_steps")))
+        layer = layer.env
+    if isinstance(layer, HoldsEnvironments):
+        inner = [limit for part in layer.held_envs.values() if (limit := find_time_limit(part)) is not None]
+        limits += [max(inner)] if len(inner) == len(layer.held_envs) else []
+    return min(limits, default=None)
+
+
 @contextmanager
 def mute_mujoco() -> Iterator[None]:
     """Keep what MuJoCo says about a model that is being loaded to itself; warnings of later steps are kept."""
@@ -274,12 +301,9 @@ def _find_space_faults(env_name: str, env: Env, continuous_actions: bool, judge:
 
 
 def _find_limit_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) -> Iterator[Fault]:
-    """Refuse an environment without gymnasium's time limit: an episode of an untrained policy might never end."""
-    layer = env
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, gym.wrappers.TimeLimit):
-            return
-        layer = layer.env
+    """Refuse an environment without a time limit: an episode of an untrained policy might never end."""
+    if find_time_limit(env) is not None:
+        return
     key = "env_kwargs.max_episode_steps"
     repair = f"episodes might never end, and an evaluation with them; set one, as in `{key}: 1000`"
     if "max_episode_steps" in env_kwargs:
@@ -290,7 +314,22 @@ def _find_limit_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) -
 
 
 def _find_step_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) -> list[Fault]:
-    """Try the largest seed and one step: some seeds and arguments are refused only there."""
+    """Try the largest seed and one step: some seeds and arguments are refused only there.
+
+    Of an environment that holds others each of these is tried, since its own episode would be in one of them.
+    """
+    key = "env_kwargs" if env_kwargs else "env_name"
+    core = env.unwrapped
+    if isinstance(core, HoldsEnvironments):
+        tried = {f"{name} in {env_name}": part for name, part in core.held_envs.items()}
+    else:
+        tried = {f"{env_name} made with {dict(env_kwargs)}" if env_kwargs else env_name: env}
+    failures = {name: failure for name, each in tried.items() if (failure := _try_step(each))}
+    return [Fault((key,), f"{key}: {name} fails on {failure}") for name, failure in failures.items()]
+
+
+def _try_step(env: Env) -> str | None:
+    """Begin an episode with the largest seed and act once; say when that fails, and how."""
     space = copy.deepcopy(env.action_space)
     space.seed(0)
     moment = f"reset(seed={_LARGEST_SEED})"
@@ -299,10 +338,8 @@ def _find_step_faults(env_name: str, env_kwargs: Mapping[str, Any], env: Env) ->
         moment = "its first step"
         env.step(space.sample())
     except Exception as error:  # anybody's code, as above
-        key = "env_kwargs" if env_kwargs else "env_name"
-        made = f" made with {dict(env_kwargs)}" if env_kwargs else ""
-        return [Fault((key,), f"{key}: {env_name}{made} fails on {moment}: {_describe_error(error)}")]
-    return []
+        return f"{moment}: {_describe_error(error)}"
+    return None
 
 
 def _describe_error(error: Exception) -> str:

@@ -19,14 +19,14 @@ class Registration:
 
     Attributes:
         entry_point: `module:Class`.
-        max_episode_steps: the time limit, after which an episode is truncated.
+        max_episode_steps: the time limit, after which an episode is truncated; None where the environment has its own.
         kwargs: arguments that belong to the id.
         vector_entry_point: `module:Class` of many in one process; None where gymnasium's own way has to do.
     """
 
     env_name: str
     entry_point: str
-    max_episode_steps: int
+    max_episode_steps: int | None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     vector_entry_point: str | None = None
 
@@ -79,6 +79,8 @@ OWN = (
     Registration("TwoHandReach-v0", "envs.reach.env:TwoHandReachEnv", max_episode_steps=100),
     Registration("DepthRecall-v0", "envs.recall:DepthRecallEnv", max_episode_steps=100),
 )
+COMPOSED = (Registration("MultiTask-v0", "envs.multitask:MultiTaskEnv", max_episode_steps=None),)
+"""Those made of other environments, which their arguments name: without arguments there are none."""
 WINDOWED = ("DepthNav-v0", "AirSimEnv-v42", "DepthRecall-v0")
 """The ids whose observations are windows as long as their argument `seq_len`."""
 
@@ -88,7 +90,7 @@ def register_environments() -> None:
 
     `train.py`, `play.py` and `envs.make` do this themselves. A script that calls `gymnasium.make` does it first.
     """
-    for row in (*OWN, *list_dmc()):
+    for row in (*OWN, *COMPOSED, *list_dmc()):
         if row.env_name not in gym.registry:
             gym.register(
                 row.env_name,

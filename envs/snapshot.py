@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-from envs.make import Env, make_env
+from envs.make import Env, HoldsEnvironments, make_env
 from envs.mujoco_state import is_mujoco_data, read_mujoco, write_mujoco
 from envs.plain_values import Decoder, Encoder, SnapshotError, describe_type
 from envs.shared_state import find_changes, read_shared_state
@@ -107,34 +107,43 @@ def probe_resume_mode(env_name: str, env_kwargs: Mapping[str, Any]) -> ResumePro
     """Try whether an environment can be resumed to the bit: two are made, one takes over the other's state midway.
 
     Both then take the same steps, with a reset among them. What steps change outside the environments, in attributes
-    of their classes or modules, no snapshot holds: it is looked for too. The environments are made, stepped and closed
-    here.
+    of their classes or modules, no snapshot holds: it is looked for too. Environments that are held by another are
+    tried one by one, as its own few steps would be in one or two of them. All are made, stepped and closed here.
     """
     first, second = make_env(env_name, env_kwargs), make_env(env_name, env_kwargs)
     try:
-        shared = read_shared_state(_walk_layers(first))
-        actions = copy.deepcopy(first.action_space)
-        actions.seed(_PROBE_SEED)
-        first.reset(seed=_PROBE_SEED)
-        for _ in range(5):
-            *_, terminated, truncated, _ = first.step(actions.sample())
-            if terminated or truncated:
-                first.reset()
-        try:
-            restore_snapshot(second, take_snapshot(first))
-        except SnapshotError as error:
-            return ResumeProbe("episode", str(error))
-        for step in range(PROBE_STEPS):
-            if difference := _compare_step(first, second, actions.sample(), reset=step == PROBE_STEPS // 2):
-                return ResumeProbe("episode", f"{difference} differs {step + 1} steps after restoring {env_name}")
-        if changes := find_changes(shared, read_shared_state(_walk_layers(first))):
-            return ResumeProbe(
-                "episode", f"{' and '.join(changes)} changed in steps of {env_name}, outside what a snapshot can hold"
-            )
+        held, others = first.unwrapped, second.unwrapped
+        if isinstance(held, HoldsEnvironments) and isinstance(others, HoldsEnvironments):
+            for name, part in held.held_envs.items():
+                if reason := _find_difference(part, others.held_envs[name], name):
+                    return ResumeProbe("episode", f"in its {name}: {reason}")
+        reason = _find_difference(first, second, env_name)
     finally:
         first.close()
         second.close()
-    return ResumeProbe("exact")
+    return ResumeProbe("exact") if reason is None else ResumeProbe("episode", reason)
+
+
+def _find_difference(first: Env, second: Env, env_name: str) -> str | None:
+    """Let the second of two like environments take over the first's state; say what keeps it from going on alike."""
+    shared = read_shared_state(_walk_layers(first))
+    actions = copy.deepcopy(first.action_space)
+    actions.seed(_PROBE_SEED)
+    first.reset(seed=_PROBE_SEED)
+    for _ in range(5):
+        *_, terminated, truncated, _ = first.step(actions.sample())
+        if terminated or truncated:
+            first.reset()
+    try:
+        restore_snapshot(second, take_snapshot(first))
+    except SnapshotError as error:
+        return str(error)
+    for step in range(PROBE_STEPS):
+        if difference := _compare_step(first, second, actions.sample(), reset=step == PROBE_STEPS // 2):
+            return f"{difference} differs {step + 1} steps after restoring {env_name}"
+    if changes := find_changes(shared, read_shared_state(_walk_layers(first))):
+        return f"{' and '.join(changes)} changed in steps of {env_name}, outside what a snapshot can hold"
+    return None
 
 
 def _walk_layers(env: Env) -> Iterator[Env]:
