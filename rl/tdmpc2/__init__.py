@@ -1,0 +1,1 @@
+"""TD-MPC2: planning in a learned latent world."""
