@@ -264,7 +264,8 @@ class VMambaTD3:
         if vitals is not None:
             measure_when_passed_back(own, context, self._map, vitals)
         value: Tensor = critic.first(torch.cat([context, own], dim=1))
-        return self._config.saturation_weight * logits.square().mean() - value.mean()
+        loss: Tensor = self._config.saturation_weight * logits.square().mean() - value.mean()
+        return loss
 
     @torch.no_grad()
     def act(self, base: Tensor, depth: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class VMambaTD3Config(TrainerConfig):
     actor_lr: Annotated[float, Field(gt=0)] = 5e-4
     critic_lr: Annotated[float, Field(gt=0)] = 1e-3
     encoder_lr: Annotated[float, Field(gt=0)] | None = None
+    lr_schedule: Literal["constant", "linear"] = "constant"
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.99
     tau: Annotated[float, Field(gt=0, le=1)] = 0.005
     policy_noise: Annotated[float, Field(ge=0)] = 0.2

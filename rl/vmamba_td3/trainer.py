@@ -64,7 +64,16 @@ class VMambaTD3Trainer:
     """
 
     references: References | None = None
-    TRANSIENT: ClassVar = ("config", "device", "resume_mode", "resume_reason", "_scale", "_windows", "_batch_size")
+    TRANSIENT: ClassVar = (
+        "config",
+        "device",
+        "resume_mode",
+        "resume_reason",
+        "_scale",
+        "_windows",
+        "_batch_size",
+        "_rate_factor",
+    )
 
     def __init__(self, config: VMambaTD3Config, device: torch.device) -> None:
         probe = probe_resume_mode(config.env_name, complete_env_kwargs(config, config.env_kwargs))
@@ -97,6 +106,7 @@ class VMambaTD3Trainer:
         self._steps_owed = 0
         self._rewarded = False
         self._batch_size = config.batch_size
+        self._rate_factor = 1.0
 
     def _make_env(self) -> Env:
         return make_env(self.config.env_name, complete_env_kwargs(self.config, self.config.env_kwargs))
@@ -112,12 +122,19 @@ class VMambaTD3Trainer:
         updates = 0
         if self._env_steps > self.config.learning_starts and len(self.buffer) >= self._batch_size:
             updates, self._steps_owed = divmod(self._steps_owed + self.config.num_envs, self.config.train_freq)
+            self._schedule_rates()
         for _ in range(updates):
             measured = is_measured(self._updates) or self._env_steps >= self.config.max_timesteps
             batch = self.agent.load_batch(self.buffer.sample_windows(self._batch_size))
             metrics |= self.agent.update(batch, vitals if measured else None)
             self._updates += 1
         return StepResult(metrics, self.config.num_envs, updates, episodes, vitals=vitals, faults=faults)
+
+    def _schedule_rates(self) -> None:
+        """Have learning rates fall in a line, to 0 at the run's end, where that is asked for."""
+        if self.config.lr_schedule == "linear":
+            left = max(0.0, 1 - self._env_steps / self.config.max_timesteps)
+            self.agent.scale_learning_rates(self._rate_factor * left)
 
     def _take_env_steps(self) -> tuple[list[Episode], list[str]]:
         """Act once in each environment and remember the transitions; give ended episodes, and faults as texts.
@@ -260,7 +277,8 @@ class VMambaTD3Trainer:
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""
-        self.agent.scale_learning_rates(treatment.learning_rate_factor)
+        self._rate_factor = treatment.learning_rate_factor
+        self.agent.scale_learning_rates(self._rate_factor)
         self._batch_size = max(1, self.config.batch_size >> treatment.batch_halvings)
 
     def redraw(self, number: int) -> None:

@@ -16,6 +16,7 @@ from rl.vmamba_td3.stream import FrameFeatures
 from rl.vmamba_td3.trainer import VMambaTD3Trainer, count_parameters
 from tests.rl.vmamba_td3.conftest import SMALL
 from train import build_config
+from training.protocol import Treatment
 from training.resources import hash_state
 from training.rowlog import RowLog
 from training.state import find_row_logs, pack_state, unpack_state
@@ -28,6 +29,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"temporal_scan": "causal", "critic_loss": "huber", "random_shift": 2, "encoder_lr": 1e-4},
     {"grad_clip_scope": "global", "train_freq": 3, "random_steps": 4, "use_amp": True, "use_checkpointing": True},
     {"guard": "repair", "grad_clip": 0.0, "vmamba_layer_scale_init": None, "use_input_adapter": True},
+    {"lr_schedule": "linear", "saturation_weight": 0.1, "encoder_sharing": "shared"},
     {"asymmetric_critic": True, "n_step": 2, "num_envs": 2, "encoder_lr": 1e-4},
 ]
 
@@ -135,6 +137,24 @@ def test_a_saturation_weight_pulls_actions_back_from_their_bounds(small_vmamba: 
     torch.testing.assert_close(extra, 2.0 * logits.square().mean())
     (slope,) = torch.autograd.grad(extra, actor.mlp.layers[-1].bias)
     assert (slope > 0).all()
+
+
+def test_learning_rates_fall_in_a_line_and_a_treatment_lowers_what_is_left(small_vmamba: Build) -> None:
+    trainer = small_vmamba(lr_schedule="linear", encoder_lr=1e-4, max_timesteps=20)
+    rates = []
+    for step in range(20):
+        if step == 14:
+            trainer.treat(Treatment(learning_rate_factor=0.5))
+        trainer.train_step()
+        state = trainer.agent._critic_descent
+        rates.append([optimizer.learning_rate for optimizer in state.optimizers])
+    first = dict(zip(state.state_dict(), rates[0], strict=True))
+    assert first["critic"] == trainer.config.critic_lr
+    assert first["critic_visual_encoder"] == 1e-4
+    for step, found in enumerate(rates[7:14], 8):
+        assert found == pytest.approx([rate * (1 - step / 20) for rate in rates[0]])
+    assert rates[16] == pytest.approx([0.5 * rate * (1 - 17 / 20) for rate in rates[0]])
+    assert rates[19] == [0.0] * len(rates[0])
 
 
 def test_a_shared_encoder_learns_from_the_critic_alone(small_vmamba: Build) -> None:
