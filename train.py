@@ -42,6 +42,9 @@ TRAINERS = {
         "rl.offline.iql_config:IQLConfig", "rl.offline.iql:build_trainer", "rl.offline.iql:count_parameters"
     ),
     "sac": TrainerEntry("rl.sac_config:SACConfig", "rl.sac:build_trainer", "rl.sac:count_parameters"),
+    "tdmpc2": TrainerEntry(
+        "rl.tdmpc2.config:TDMPC2Config", "rl.tdmpc2.trainer:build_trainer", "rl.tdmpc2.trainer:count_parameters"
+    ),
     "td3": TrainerEntry("rl.td3_config:TD3Config", "rl.td3:build_trainer", "rl.td3:count_parameters"),
     "td3_bc": TrainerEntry(
         "rl.offline.td3_bc_config:TD3BCConfig",

@@ -1,6 +1,7 @@
 """An agent's parameters, claimed and counted: `python -m analysis.params --algorithm vmamba_td3`.
 
-Counting is arithmetic; with `--measure` processes of their own say how long an update takes.
+Counting is arithmetic; with `--measure` processes of their own say how long an update of VMamba-TD3 takes. TD-MPC2's
+tables are in `analysis.params_tdmpc2`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import dims_tdmpc2, params_tdmpc2
 from analysis.sizing import ACTION_DIM, STATE_DIM, Measurement, make_parser, measure, read_size, write_tables
 from analysis.tables import DASH, Cell, Table, show_count, show_number
 from rl.vmamba_td3.counting import (
@@ -182,21 +184,50 @@ def _show_millions(count: int) -> str:
     return f"{count / 1e6:g}M" if count else DASH
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables. Gives the exit code: 0, 1 a file was not written, 2 usage."""
-    parser = make_parser("analysis.params", "Count an agent's parameters, beside what is claimed of it.")
-    parser.add_argument("--measure", action="store_true", help="time updates of the presets too, which takes minutes")
-    parser.add_argument("--batch", type=read_size, default=8, help="windows of a batch that is timed (default: 8)")
-    chosen = parser.parse_args(arguments)
-    sizes = list_sizes(tuple(chosen.frame))
+def list_tables(options: Mapping[str, Any]) -> list[Table]:
+    """Give VMamba-TD3's tables.
+
+    Args:
+        options: `frame`, `measure` and `batch`, as on the command line.
+    """
+    height, width = options["frame"]
+    sizes = list_sizes((height, width))
     measured = None
-    if chosen.measure:
+    if options["measure"]:
         measured = {
-            number: measure(chosen.algorithm, {**size.settings, "batch_size": chosen.batch}, tuple(chosen.frame))
+            number: measure("vmamba_td3", {**size.settings, "batch_size": options["batch"]}, (height, width))
             for number, size in enumerate(sizes)
             if size.settings is not None
         }
-    tables = [tabulate_sizes(sizes, measured, chosen.batch), tabulate_claims(sizes)]
+    return [tabulate_sizes(sizes, measured, options["batch"]), tabulate_claims(sizes)]
+
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "vmamba_td3": {"frame": (64, 64), "measure": False, "batch": 8},
+    "tdmpc2": dict.fromkeys(dims_tdmpc2.OPTIONS),
+}
+"""What each agent has options for, with their defaults."""
+LISTERS = {"vmamba_td3": list_tables, "tdmpc2": params_tdmpc2.list_tables}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables. Gives the exit code: 0, 1 a file was not written, 2 usage."""
+    parser = make_parser(
+        "analysis.params", "Count an agent's parameters, beside what is claimed of it.", tuple(OPTIONS)
+    )
+    vmamba = parser.add_argument_group("vmamba_td3", "--frame is for it alone, too")
+    vmamba.add_argument("--measure", action="store_true", help="time updates of the presets too, which takes minutes")
+    vmamba.add_argument("--batch", type=read_size, help="windows of a batch that is timed (default: 8)")
+    params_tdmpc2.add_options(parser)
+    # None tells what wasn't typed from what was: another agent's option is refused, and not passed over.
+    parser.set_defaults(**{name: None for options in OPTIONS.values() for name in options})
+    chosen = parser.parse_args(arguments)
+    typed = {name: value for name, value in vars(chosen).items() if value is not None}
+    for algorithm, options in OPTIONS.items():
+        strange = [f"--{name.replace('_', '-')}" for name in options if name in typed]
+        if strange and algorithm != chosen.algorithm:
+            parser.error(f"{', '.join(strange)}: only for --algorithm {algorithm}")
+    tables = LISTERS[chosen.algorithm]({**OPTIONS[chosen.algorithm], **typed})
     return write_tables(tables, chosen.algorithm, chosen.json)
 
 

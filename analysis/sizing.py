@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from analysis.tables import Table
 from experiment.files import write_atomically
 from experiment.problems import suggest
 
-ALGORITHMS = {"vmamba_td3": "rl.vmamba_td3.measure"}
-"""Agents whose sizes are known, with the program that measures their updates."""
+MEASURED = {"vmamba_td3": "rl.vmamba_td3.measure"}
+"""Agents whose updates can be measured, each with the program that does it."""
 STATE_DIM, ACTION_DIM = 10, 3
 """Numbers of a state and of an action that sizes are for: those of the documents' drone."""
 PATIENCE_S = 1_800
@@ -44,7 +45,7 @@ def measure(algorithm: str, settings: Mapping[str, Any], frame: tuple[int, int],
         "privileged_dim": 0,
         "device": device,
     }
-    command = [sys.executable, "-m", ALGORITHMS[algorithm]]
+    command = [sys.executable, "-m", MEASURED[algorithm]]
     try:
         answer = subprocess.run(
             command,
@@ -64,18 +65,25 @@ def measure(algorithm: str, settings: Mapping[str, Any], frame: tuple[int, int],
     return Measurement(found["ms_per_update"], found["peak_bytes"])
 
 
-def read_algorithm(text: str) -> str:
+def read_algorithm(text: str, known: Collection[str]) -> str:
     """Give the name of an agent whose sizes are known, for a command line."""
-    if text not in ALGORITHMS:
-        known = ", ".join(ALGORITHMS)
-        raise argparse.ArgumentTypeError(f"no sizes are known of {text!r}{suggest(text, ALGORITHMS)}; known: {known}")
+    if text not in known:
+        names = ", ".join(known)
+        raise argparse.ArgumentTypeError(f"no sizes are known of {text!r}{suggest(text, known)}; known: {names}")
     return text
 
 
-def make_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """Give a parser with what both commands take."""
+def make_parser(program: str, description: str, known: Collection[str] = tuple(MEASURED)) -> argparse.ArgumentParser:
+    """Give a parser with what both commands take.
+
+    Args:
+        program: the module that is run.
+        description: what it does.
+        known: agents that it knows.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description, allow_abbrev=False)
-    parser.add_argument("--algorithm", type=read_algorithm, required=True, help=", ".join(ALGORITHMS))
+    read = partial(read_algorithm, known=known)
+    parser.add_argument("--algorithm", type=read, required=True, help=", ".join(known))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     parser.add_argument(
         "--frame",

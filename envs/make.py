@@ -137,6 +137,7 @@ def find_evaluation_faults(
     changes: Mapping[str, Any],
     key: str = "eval_env_kwargs",
     judge: JudgeObservations = need_vector,
+    continuous_actions: bool = True,
 ) -> list[Fault]:
     """Name what keeps a policy from being evaluated with other arguments of the environment that it acts in.
 
@@ -145,12 +146,12 @@ def find_evaluation_faults(
         env_kwargs: with which nothing is at fault.
         changes: what evaluations put in their place. The spaces must stay as they are.
         key: what the changes are called in messages.
-        judge: as for `find_environment_faults`.
+        judge: as for `find_environment_faults`, and so is `continuous_actions`.
     """
     if not changes:
         return []
     changed = dict(env_kwargs) | dict(changes)
-    if faults := find_environment_faults(env_name, changed, continuous_actions=True, judge=judge):
+    if faults := find_environment_faults(env_name, changed, continuous_actions, judge):
         return [_blame_changes(fault, key) for fault in faults]
     spaces = []
     for kwargs in (env_kwargs, changed):

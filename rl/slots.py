@@ -35,9 +35,10 @@ class EnvironmentSlot(Generic[Obs]):
         first_step: the episode's first observation and executed action, as the agent sees them.
         discounted_return: of the episode so far, in the environment's own scale.
         discount_so_far: the factor of what comes next.
+        frames: steps that the environment itself took in the last step here; one, but for where actions are repeated.
     """
 
-    TRANSIENT: ClassVar = ("env", "_make_env", "_perceive", "_seed", "_stream", "_discount")
+    TRANSIENT: ClassVar = ("env", "_make_env", "_perceive", "_seed", "_stream", "_discount", "frames")
 
     def __init__(
         self, make_env: Callable[[], Env], perceive: Callable[[Any], Obs], seed: int, number: int, discount: float
@@ -51,6 +52,7 @@ class EnvironmentSlot(Generic[Obs]):
         self.reset_seed: int | None = derive_reset_seed(seed, self._stream)
         self.obs: Obs | None = None
         self.episodes_begun = 0
+        self.frames = 0
         self._forget_episode()
 
     def _forget_episode(self) -> None:
@@ -81,7 +83,8 @@ class EnvironmentSlot(Generic[Obs]):
         """
         if self.first_step is None:
             self.first_step = (obs, executed)
-        raw_obs, raw_reward, terminated, truncated, _ = self.env.step(action)
+        raw_obs, raw_reward, terminated, truncated, info = self.env.step(action)
+        self.frames = int(info.get("frames", 1))
         reward = float(raw_reward)
         next_obs = self._perceive(raw_obs)
         self.episode_return += reward

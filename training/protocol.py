@@ -34,6 +34,7 @@ class StepResult:
     `vitals` are for the training-health guard, under the names that `training.signals.HealthSignals` lists, in those
     steps in which they were measured. `faults` says, a text each, where a number from an environment wasn't finite.
     `ticks` is how far the run's clock moves, where that is neither the environment steps nor, without any, one.
+    `counts` are totals of the run so far, by name; rows have the latest.
     """
 
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class StepResult:
     vitals: Mapping[str, Tensor | float] = field(default_factory=dict)
     faults: Sequence[str] = ()
     ticks: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

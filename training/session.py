@@ -93,6 +93,7 @@ class Session:
             "_clock_before",
             "_saved_step",
             "_row_before",
+            "_counts",
         }
     )
 
@@ -117,6 +118,7 @@ class Session:
         self._clock_before = 0
         self._saved_step: int | None = None
         self._row_before = (0, 0.0)
+        self._counts: Mapping[str, int] = {}
 
     def is_over(self) -> bool:
         """Tell whether the clock has reached the end of training, or the time for training steps is spent."""
@@ -221,6 +223,7 @@ class Session:
         progress.env_step += result.env_steps
         progress.updates += result.updates
         self._averages.add(result.metrics)
+        self._counts = result.counts
         if result.episodes:
             self._episodes.add(result.episodes)
         self.guard.observe(progress.step, progress.updates, result)
@@ -235,6 +238,7 @@ class Session:
                 **self._averages.take(),
                 **self.guard.signals,
                 **self._episodes.means(),
+                **self._counts,
                 "train/n_updates": self.progress.updates,
                 "time/fps": (clock - clock_before) / max(wall - wall_before, 1e-9),
                 **read_gpu_utilisation(self._attempt.device),

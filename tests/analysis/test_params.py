@@ -72,7 +72,20 @@ def test_an_unknown_algorithm_is_refused_with_those_that_are_known(capsys: pytes
     with pytest.raises(SystemExit) as stopped:
         params.main(["--algorithm", "vmamba_td"])
     assert stopped.value.code == 2
-    assert "no sizes are known of 'vmamba_td'; did you mean 'vmamba_td3'?; known: vmamba_td3" in capsys.readouterr().err
+    said = "no sizes are known of 'vmamba_td'; did you mean 'vmamba_td3'?; known: vmamba_td3, tdmpc2"
+    assert said in capsys.readouterr().err
+
+
+def test_an_option_that_belongs_to_the_other_algorithm_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["vmamba_td3", "--obs-dim", "3", "--tasks", "2"], "--obs-dim, --tasks: only for --algorithm tdmpc2"),
+        (["tdmpc2", "--frame", "64", "64"], "--frame: only for --algorithm vmamba_td3"),
+        (["tdmpc2", "--measure", "--batch", "8"], "--measure, --batch: only for --algorithm vmamba_td3"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            params.main(["--algorithm", *words])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_claims_of_published_models_are_told_apart_by_their_heads_and_presets_match_nothing() -> None:

@@ -225,3 +225,30 @@ def test_a_run_that_sees_depth_killed_ten_times_in_mid_episode_ends_in_the_same_
     resumed = train_with_kills(tmp_path / "resumed", words, 10, 600)
     assert resumed.last_attempt() == 11
     check_equal(straight, resumed)
+
+
+TDMPC2 = (
+    "--algorithm_name tdmpc2 --model_size 1 --mlp_dim 32 --enc_dim 32 --latent_dim 16 --num_bins 21 --num_samples 32 "
+    "--num_elites 8 --num_pi_trajs 4 --iterations 2 --batch_size 16 --dropout 0.1"
+)
+TDMPC2_WORLDS = {
+    "pendulum": "--env_name Pendulum-v1",
+    "ends": "--env_name InvertedPendulum-v5 --episodic true --num_envs 2 --train_freq 3 --guard repair "
+    "--buffer_size 150 --action_repeat 2 --value_uncertainty_weight 0.5",
+    "tasks": "--env_name MultiTask-v0 --task_dim 8 --plan_bf16 true",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", TDMPC2_WORLDS)
+def test_a_run_that_plans_killed_four_times_ends_in_the_same_bits(tmp_path: Path, world: str) -> None:
+    """Checkpoints are 17 steps apart: in the midst of episodes, and of 45 updates that are made at once."""
+    tasks = "{tasks: [{env_name: Pendulum-v1, env_kwargs: {max_episode_steps: 25}}, Reacher-v5]}"
+    words = [*TDMPC2.split(), *TDMPC2_WORLDS[world].split()]
+    words += ["--env_kwargs", tasks] if world == "tasks" else []
+    more = "--learning_starts 60 --pretrain_updates 45 --save_freq 17 --log_freq 20 --eval_freq 120 --num_eval 1"
+    words += [*more.split(), "--num_final_eval", "2", "--max_timesteps", "240", "--keep_replay", "true"]
+    straight = train_straight(tmp_path / "straight", words)
+    resumed = train_with_kills(tmp_path / "resumed", words, 4, 240)
+    assert resumed.last_attempt() == 5
+    check_equal(straight, resumed)

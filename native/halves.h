@@ -1,0 +1,91 @@
+/* Vectors of floats from and into memory, where numbers are float32, or bfloat16: the upper half of a float32.
+
+   Comes after lanes.h. Of a vector that isn't whole in memory, lanes are read as 0 and not written. */
+
+typedef enum { FULL, HALF } Number;
+
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef uint16_t Pairs __attribute__((vector_size(4 * LANES)));
+typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias)); /* somewhere in memory */
+
+/* With intrinsics it is an instruction or two, of which compilers make five. */
+INLINE Lanes widen(Halves halves)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (Lanes)((Bits)_mm512_cvtepu16_epi32((__m256i)halves) << 16);
+#elif LANES == 8 && defined(__AVX2__)
+    return (Lanes)((Bits)_mm256_cvtepu16_epi32((__m128i)halves) << 16);
+#else
+    return (Lanes)(__builtin_convertvector(halves, Bits) << 16);
+#endif
+}
+
+/* Round to the nearest bfloat16, to the even one of two as near. NaN stays so, which adding might make infinite.
+
+   The instruction that some processors have for it takes numbers below 2^-126 for 0. */
+INLINE Halves narrow(Lanes x)
+{
+#if LANES == 16 && defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#else
+    const Bits bits = (Bits)x, rounded = bits + (bits >> 16 & 1) + 0x7fff, quiet = bits | 0x400000;
+    const Bits kept = (Bits)choose((Bits)(x != x), (Lanes)quiet, (Lanes)rounded);
+    return __builtin_convertvector(kept >> 16, Halves);
+#endif
+}
+
+/* Read a vector where `left` float32 are left; lanes beyond them are `rest`. */
+INLINE Lanes read_lanes(const float *numbers, int64_t left, float rest)
+{
+    Lanes lanes = fill(rest);
+    if (left >= LANES)
+        return *(const Loose *)numbers;
+    memcpy(&lanes, numbers, left * sizeof *numbers);
+    return lanes;
+}
+
+/* Write what `read_lanes` reads. */
+INLINE void write_lanes(float *numbers, int64_t left, Lanes lanes)
+{
+    if (left >= LANES)
+        *(Loose *)numbers = lanes;
+    else
+        memcpy(numbers, &lanes, left * sizeof *numbers);
+}
+
+/* Give where number `place` of an array is. */
+INLINE void *find_place(const void *numbers, int64_t place, Number number)
+{
+    return (char *)numbers + place * (number == HALF ? sizeof(uint16_t) : sizeof(float));
+}
+
+/* Read a vector from number `place` on, as `read_lanes` does. */
+INLINE Lanes read_numbers(const void *numbers, int64_t place, int64_t left, float rest, Number number)
+{
+    const void *from = find_place(numbers, place, number);
+    if (number == FULL)
+        return read_lanes(from, left, rest);
+    if (left >= LANES)
+        return widen(*(const LooseHalves *)from);
+    Halves halves = {0};
+    memcpy(&halves, from, left * sizeof(uint16_t));
+    Lanes lanes = widen(halves);
+    for (int64_t i = left; i < LANES; i++)
+        lanes[i] = rest;
+    return lanes;
+}
+
+/* Write what `read_numbers` reads. */
+INLINE void write_numbers(void *numbers, int64_t place, int64_t left, Lanes lanes, Number number)
+{
+    void *to = find_place(numbers, place, number);
+    if (number == FULL) {
+        write_lanes(to, left, lanes);
+        return;
+    }
+    const Halves halves = narrow(lanes);
+    if (left >= LANES)
+        *(LooseHalves *)to = halves;
+    else
+        memcpy(to, &halves, left * sizeof(uint16_t));
+}
