@@ -37,11 +37,12 @@ INLINE Halves narrow(Lanes x)
 /* Read a vector where `left` float32 are left; lanes beyond them are `rest`. */
 INLINE Lanes read_lanes(const float *numbers, int64_t left, float rest)
 {
-    Lanes lanes = fill(rest);
+    float lanes[LANES];
     if (left >= LANES)
         return *(const Loose *)numbers;
-    memcpy(&lanes, numbers, left * sizeof *numbers);
-    return lanes;
+    for (int64_t i = 0; i < LANES; i++)
+        lanes[i] = i < left ? numbers[i] : rest;
+    return *(const Loose *)lanes;
 }
 
 /* Write what `read_lanes` reads. */
@@ -50,13 +51,23 @@ INLINE void write_lanes(float *numbers, int64_t left, Lanes lanes)
     if (left >= LANES)
         *(Loose *)numbers = lanes;
     else
-        memcpy(numbers, &lanes, left * sizeof *numbers);
+        for (int i = 0; i < LANES; i++)
+            if (i < left)
+                numbers[i] = lanes[i];
 }
 
 /* Give where number `place` of an array is. */
 INLINE void *find_place(const void *numbers, int64_t place, Number number)
 {
     return (char *)numbers + place * (number == HALF ? sizeof(uint16_t) : sizeof(float));
+}
+
+INLINE float widen_one(uint16_t half)
+{
+    const uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 /* Read a vector from number `place` on, as `read_lanes` does. */
@@ -67,12 +78,10 @@ INLINE Lanes read_numbers(const void *numbers, int64_t place, int64_t left, floa
         return read_lanes(from, left, rest);
     if (left >= LANES)
         return widen(*(const LooseHalves *)from);
-    Halves halves = {0};
-    memcpy(&halves, from, left * sizeof(uint16_t));
-    Lanes lanes = widen(halves);
-    for (int64_t i = left; i < LANES; i++)
-        lanes[i] = rest;
-    return lanes;
+    float spread[LANES];
+    for (int64_t i = 0; i < LANES; i++)
+        spread[i] = i < left ? widen_one(((const uint16_t *)from)[i]) : rest;
+    return *(const Loose *)spread;
 }
 
 /* Write what `read_numbers` reads. */
@@ -87,5 +96,7 @@ INLINE void write_numbers(void *numbers, int64_t place, int64_t left, Lanes lane
     if (left >= LANES)
         *(LooseHalves *)to = halves;
     else
-        memcpy(to, &halves, left * sizeof(uint16_t));
+        for (int i = 0; i < LANES; i++)
+            if (i < left)
+                ((uint16_t *)to)[i] = halves[i];
 }

@@ -99,17 +99,17 @@ class Toy(WorldModel):
         super().__init__(sizes, Plain(-1, 1, 2), PolicyRange(-1, 1), 0.0)
         self.move, self.pay, self.worth, self.lead, self.end = move, pay, worth, lead, end
 
-    def part(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         return joint[:, : self.sizes.latent_dim], joint[:, self.sizes.latent_dim :]
 
     def follow(self, joint: Tensor) -> Tensor:
-        return self.move(*self.part(joint))
+        return self.move(*self.split(joint))
 
     def predict_reward(self, joint: Tensor) -> Tensor:
-        return self.pay(*self.part(joint))
+        return self.pay(*self.split(joint))
 
     def value(self, joint: Tensor, chosen: Sequence[int] | None, **_: Any) -> Tensor:
-        values = self.worth(*self.part(joint))
+        values = self.worth(*self.split(joint))
         return values if chosen is None else values[list(chosen)]
 
     def act(self, latent: Tensor, noise: Tensor, task: Tensor | None = None, mask: Tensor | None = None) -> Choice:
@@ -379,13 +379,9 @@ def test_deviations_stay_between_their_bounds() -> None:
 def test_a_plan_begins_with_the_last_one_a_step_on() -> None:
     mean = torch.arange(6.0).view(3, 2, 1)
     assert shift_plan(mean).flatten().tolist() == [2, 3, 4, 5, 0, 0]
-    case = build_toy(Toy(), replace(SETTINGS, max_std=0.01, min_std=0.01), count=2)
+    settings = replace(SETTINGS, num_pi_trajs=0, max_std=0.01, min_std=0.01)
     begun = torch.tensor([0.5, -0.5, 0.2])[:, None, None].expand(3, 2, 1)
-    found = case._replace(
-        mean=begun,
-        settings=replace(case.settings, num_pi_trajs=0),
-        noise=draw(case.model, 2, replace(case.settings, num_pi_trajs=0)),
-    ).plan()
+    found = build_toy(Toy(), settings, count=2)._replace(mean=begun).plan()
     torch.testing.assert_close(found.mean, begun, atol=0.1, rtol=0)
 
 
