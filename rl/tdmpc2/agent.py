@@ -163,8 +163,7 @@ class TDMPC2:
         task = model.embed(batch.tasks)
         latents = model.encode(obs[1:], task)
         action = model.act(latents, self._draw(latents), task, _read_mask(batch.tasks)).action
-        logits = model.value(join(latents, action, task), self._choose_heads(), target=True)
-        value = model.two_hot.decode(logits).amin(0)
+        value = model.Q(join(latents, action, task), self._choose_heads(), "min", target=True)
         return batch.reward + batch.discount * (1 - batch.terminated) * value, latents, value
 
     def _roll(self, batch: Batch, first: Tensor, next_latents: Tensor) -> Rollout:
@@ -194,8 +193,7 @@ class TDMPC2:
             task = model.embed(batch.tasks)
         choice = model.act(latents, self._draw(latents), task, _read_mask(batch.tasks))
         joint = join(latents, choice.action, task)
-        logits = model.value(joint, self._choose_heads(), frozen=True, generator=self._noise)
-        value = model.two_hot.decode(logits).mean(0)
+        value = model.Q(joint, self._choose_heads(), "avg", frozen=True, generator=self._noise)
         self._follow_scale(value[0].detach())
         within = torch.cat([torch.ones_like(batch.valid[:1]), batch.valid])
         gain = within * (self._config.entropy_coef * choice.entropy + value / self.scale)

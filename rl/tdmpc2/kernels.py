@@ -1,8 +1,9 @@
-"""Layer norms with the activation after them, by a C library in float32 on the CPU and by torch elsewhere.
+"""Layer norms with the activation after them, by a C library on the CPU and by torch elsewhere.
 
 Between matrix products a world model does little else, and torch takes a pass over memory and a slow exponential for
 each of its operations. The library, `native/normed.c`, makes one pass forward and one backward on a single thread, and
-keeps nothing but the arguments between them. Without a compiler all is done by torch, which is said once a process.
+keeps nothing but the arguments between them. It has both in float32; in bfloat16, which plans may be made in, there is
+forward alone, and what needs gradients is torch's. Without a compiler all is, which is said once a process.
 """
 
 from __future__ import annotations
@@ -77,13 +78,13 @@ def norm_mish_stacked(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def describe_kernels(device: torch.device) -> str:
-    """Give what layers of float32 on a device are done by, and what their last digits depend on, for a run's notes."""
+    """Give what layers on a device are done by, and what their last digits depend on, for a run's notes."""
     compiled = load_kernels() if device.type == "cpu" else None
     return "torch" if compiled is None else f"c ({compiled.num_lanes} lanes; {find_compiler().version})"
 
 
 class CompiledKernels:
-    """The library's functions, for contiguous float32 on the CPU.
+    """The library's functions, for contiguous tensors on the CPU.
 
     Raises:
         NativeError: the library can't be had, and why.
@@ -92,21 +93,28 @@ class CompiledKernels:
     def __init__(self) -> None:
         library = load_library("normed")
         self._forward, self._backward = library.run_forward, library.run_backward
-        self._forward.argtypes, self._backward.argtypes = [_Pointer] * 2, [_Pointer] * 3
+        self._forward_halves = library.run_forward_halves
+        self._forward.argtypes = self._forward_halves.argtypes = [_Pointer] * 2
+        self._backward.argtypes = [_Pointer] * 3
         library.count_lanes.restype = ctypes.c_int64
         self.num_lanes: int = library.count_lanes()
 
     def run_forward(self, x: Tensor, weight: Tensor, bias: Tensor, group: int) -> Tensor:
-        """Give y; nothing is recorded for autograd. Shapes are those of `norm_mish` or of `norm_mish_stacked`."""
+        """Give y; nothing is recorded for autograd.
+
+        Shapes are those of `norm_mish` or of `norm_mish_stacked`; all are float32, or bfloat16: then y is what it would
+        be in float32, rounded.
+        """
         y = torch.empty_like(x)
         layer = _describe(x, weight, bias, group)
-        _check(self._forward(ctypes.byref(layer), y.data_ptr()))
+        forward = self._forward_halves if x.dtype == torch.bfloat16 else self._forward
+        _check(forward(ctypes.byref(layer), y.data_ptr()))
         return y
 
     def run_backward(
         self, x: Tensor, weight: Tensor, bias: Tensor, group: int, slope: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the gradients of x, weight and bias; `slope` is the loss's derivative by y."""
+        """Give the gradients of x, weight and bias, all float32; `slope` is the loss's derivative by y."""
         gradients = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
         layer, places = _describe(x, weight, bias, group), _Gradients(*(tensor.data_ptr() for tensor in gradients))
         _check(self._backward(ctypes.byref(layer), slope.data_ptr(), ctypes.byref(places)))
@@ -172,18 +180,21 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, group: int) -> Tensor:
     """Give y by whatever is fastest for these tensors; x and the weight are known to fit together."""
     if bias.shape != weight.shape or weight.numel() == 0:
         raise _refuse("a bias for each weight, and some of both", x, weight, bias)
-    compiled = _find_compiled(x, weight, bias)
+    is_recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad)
+    compiled = _find_compiled(x, weight, bias, is_recorded=is_recorded)
     if compiled is None:
         return norm_by_torch(x, weight, bias, group)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+    if is_recorded:
         y: Tensor = _Normed.apply(compiled, group, x, weight, bias)  # type: ignore[no-untyped-call]
         return y
     return compiled.run_forward(x.contiguous(), weight.contiguous(), bias.contiguous(), group)
 
 
-def _find_compiled(*tensors: Tensor) -> CompiledKernels | None:
+def _find_compiled(x: Tensor, weight: Tensor, bias: Tensor, *, is_recorded: bool) -> CompiledKernels | None:
     """Give the library if these tensors are for it: torch's compiler and files get torch's own operations."""
-    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
+    if any(tensor.device.type != "cpu" or tensor.dtype != x.dtype for tensor in (x, weight, bias)):
+        return None
+    if x.dtype != torch.float32 and (is_recorded or x.dtype != torch.bfloat16):
         return None
     return None if torch.compiler.is_compiling() or is_written_down() else load_kernels()
 

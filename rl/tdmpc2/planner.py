@@ -159,6 +159,9 @@ class NormalSearch:
 class DiscreteSearch:
     """One action of several at each step; `mean` is how probable each is.
 
+    It begins half way between the last plan and none, as normal numbers begin with their largest deviation: what the
+    last plan was sure of may have been wrong.
+
     Args:
         mean: (H, N, action_dim), how probable each was when the last plan ended; rows of zeros stand for all alike.
         settings: have the share that stays evenly spread.
@@ -168,7 +171,7 @@ class DiscreteSearch:
         total = mean.sum(-1, keepdim=True)
         self._even = 1.0 / mean.shape[-1]
         self._share = min(settings.min_std, 1.0)
-        self.mean = torch.where(total > 0, self._spread(mean), torch.full_like(mean, self._even))
+        self.mean = torch.where(total > 0, (mean + self._even) / 2, torch.full_like(mean, self._even))
 
     def _spread(self, probabilities: Tensor) -> Tensor:
         return (1 - self._share) * probabilities + self._share * self._even
@@ -319,7 +322,7 @@ def judge(
         every = model.two_hot.decode(model.value(joint, None))
         value = every[heads].mean(0) - settings.uncertainty_weight * every.std(0, correction=0)
     else:
-        value = model.two_hot.decode(model.value(joint, heads)).mean(0)
+        value = model.Q(joint, heads, "avg")
     return (total + factor * value).nan_to_num(0.0, 0.0, 0.0)[:, 0]
 
 

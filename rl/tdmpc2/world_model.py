@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -210,6 +210,20 @@ class WorldModel(nn.Module):
         network = self.target_q if target else self.q
         logits: Tensor = network(joint.flatten(0, -2), chosen, generator, frozen=frozen)
         return logits.view(-1, *joint.shape[:-1], self.sizes.num_bins)
+
+    def Q(  # noqa: N802  the document's name
+        self,
+        joint: Tensor,
+        chosen: Sequence[int],
+        return_type: Literal["min", "avg"],
+        *,
+        target: bool = False,
+        frozen: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Give values, (..., 1): the least or the mean of what the chosen heads say; arguments are those of `value`."""
+        values = self.two_hot.decode(self.value(joint, chosen, target=target, frozen=frozen, generator=generator))
+        return values.amin(0) if return_type == "min" else values.mean(0)
 
 
 def build_half(model: WorldModel) -> WorldModel:

@@ -473,6 +473,13 @@ def test_discrete_actions_are_as_probable_as_elites_weigh_and_keep_a_share_of_ev
         torch.testing.assert_close(search.mean[0, 1], torch.tensor([0.05, 0.85, 0.05, 0.05]))
 
 
+def test_a_discrete_plan_begins_half_way_between_the_last_one_and_none() -> None:
+    sure = torch.tensor([[[0.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]])
+    search = DiscreteSearch(sure, replace(SETTINGS, min_std=0.05))
+    torch.testing.assert_close(search.mean[0, 0], torch.tensor([0.125, 0.625, 0.125, 0.125]))
+    torch.testing.assert_close(search.mean[1, 0], torch.full((4,), 0.25))
+
+
 @pytest.mark.parametrize("num_pi_trajs", [0, 3, SETTINGS.num_samples])
 def test_discrete_actions_are_one_1_among_zeros(num_pi_trajs: int) -> None:
     case = build_case(40, replace(SETTINGS, num_pi_trajs=num_pi_trajs), discrete=True)

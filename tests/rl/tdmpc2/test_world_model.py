@@ -179,6 +179,16 @@ def test_chosen_heads_are_picked_from_all_and_rows_are_rows_in_any_shape() -> No
     torch.testing.assert_close(every.flatten(1, 2), model.value(joint.flatten(0, 1), None))
 
 
+def test_a_value_is_the_least_or_the_mean_of_what_the_chosen_heads_say() -> None:
+    model = scramble(build()).eval()
+    joint = draw(2, 5, VECTORS.joint_dim)
+    first, second = model.two_hot.decode(model.value(joint, [3, 1]))
+    torch.testing.assert_close(model.Q(joint, [3, 1], "min"), torch.minimum(first, second))
+    torch.testing.assert_close(model.Q(joint, [3, 1], "avg"), (first + second) / 2)
+    slow = model.two_hot.decode(model.value(joint, [3, 1], target=True)).amin(0)
+    torch.testing.assert_close(model.Q(joint, [3, 1], "min", target=True), slow)
+
+
 def test_dropout_is_of_value_heads_in_training_alone() -> None:
     model = scramble(build(dropout=0.5))
     joint = draw(6, VECTORS.joint_dim)
