@@ -34,7 +34,7 @@ test: $(STAMP) check ## every test that CI runs
 test-slow: $(STAMP) ## the longer tests: learning, chaos, exact resuming
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400
 
-bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, of the diffusion agent's actions, of drones beside PyFlyt's, and of scans
+bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, of the diffusion agent's actions, of drones beside PyFlyt's, of scans, and of TD-MPC2
 	$(BIN)/python -m benchmarks.newcomer
 	$(BIN)/python -m pip install --quiet --editable '.[diffusers,bench]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ddpg
@@ -42,6 +42,7 @@ bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG bes
 	$(BIN)/python -m benchmarks.peers.make_venv pyflyt
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.envs
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scan
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tdmpc2
 
 lock: ## renew constraints.txt from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --extra diffusers --extra dmc --extra onnx --extra video --extra bench --quiet --no-header --no-annotate --python-version 3.11 -o constraints.txt

@@ -1,14 +1,14 @@
 /* Vectors of floats from and into memory, where numbers are float32, or bfloat16: the upper half of a float32.
 
-   Comes after lanes.h. Of a vector that isn't whole in memory, lanes are read as 0 and not written. */
+   Comes after lanes.h. What is left of a row after its last whole vector goes number by number, as calls of memcpy
+   would have everything else out of the registers, in loops where they never happen too. */
 
 typedef enum { FULL, HALF } Number;
 
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-typedef uint16_t Pairs __attribute__((vector_size(4 * LANES)));
 typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias)); /* somewhere in memory */
 
-/* With intrinsics it is an instruction or two, of which compilers make five. */
+/* The intrinsics are one instruction where compilers make four. */
 INLINE Lanes widen(Halves halves)
 {
 #if LANES == 16 && defined(__AVX512F__)
@@ -40,7 +40,7 @@ INLINE Lanes read_lanes(const float *numbers, int64_t left, float rest)
     float lanes[LANES];
     if (left >= LANES)
         return *(const Loose *)numbers;
-    for (int64_t i = 0; i < LANES; i++)
+    for (int i = 0; i < LANES; i++)
         lanes[i] = i < left ? numbers[i] : rest;
     return *(const Loose *)lanes;
 }
@@ -56,47 +56,51 @@ INLINE void write_lanes(float *numbers, int64_t left, Lanes lanes)
                 numbers[i] = lanes[i];
 }
 
+/* The same with bfloat16. */
+INLINE Lanes read_halves(const uint16_t *numbers, int64_t left, float rest)
+{
+    uint16_t halves[LANES];
+    if (left >= LANES)
+        return widen(*(const LooseHalves *)numbers);
+    for (int i = 0; i < LANES; i++)
+        halves[i] = i < left ? numbers[i] : 0;
+    const Lanes lanes = widen(*(const LooseHalves *)halves);
+    float mixed[LANES];
+    for (int i = 0; i < LANES; i++)
+        mixed[i] = i < left ? lanes[i] : rest;
+    return *(const Loose *)mixed;
+}
+
+INLINE void write_halves(uint16_t *numbers, int64_t left, Lanes lanes)
+{
+    const Halves halves = narrow(lanes);
+    if (left >= LANES)
+        *(LooseHalves *)numbers = halves;
+    else
+        for (int i = 0; i < LANES; i++)
+            if (i < left)
+                numbers[i] = halves[i];
+}
+
 /* Give where number `place` of an array is. */
 INLINE void *find_place(const void *numbers, int64_t place, Number number)
 {
     return (char *)numbers + place * (number == HALF ? sizeof(uint16_t) : sizeof(float));
 }
 
-INLINE float widen_one(uint16_t half)
-{
-    const uint32_t bits = (uint32_t)half << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 /* Read a vector from number `place` on, as `read_lanes` does. */
 INLINE Lanes read_numbers(const void *numbers, int64_t place, int64_t left, float rest, Number number)
 {
     const void *from = find_place(numbers, place, number);
-    if (number == FULL)
-        return read_lanes(from, left, rest);
-    if (left >= LANES)
-        return widen(*(const LooseHalves *)from);
-    float spread[LANES];
-    for (int64_t i = 0; i < LANES; i++)
-        spread[i] = i < left ? widen_one(((const uint16_t *)from)[i]) : rest;
-    return *(const Loose *)spread;
+    return number == HALF ? read_halves(from, left, rest) : read_lanes(from, left, rest);
 }
 
 /* Write what `read_numbers` reads. */
 INLINE void write_numbers(void *numbers, int64_t place, int64_t left, Lanes lanes, Number number)
 {
     void *to = find_place(numbers, place, number);
-    if (number == FULL) {
-        write_lanes(to, left, lanes);
-        return;
-    }
-    const Halves halves = narrow(lanes);
-    if (left >= LANES)
-        *(LooseHalves *)to = halves;
+    if (number == HALF)
+        write_halves(to, left, lanes);
     else
-        for (int i = 0; i < LANES; i++)
-            if (i < left)
-                ((uint16_t *)to)[i] = halves[i];
+        write_lanes(to, left, lanes);
 }
