@@ -9,6 +9,7 @@ A source may have headers in this folder, `#include "<name>.h"`, and flags of it
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -16,6 +17,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -187,7 +189,7 @@ def compile_library(source: Path, code: bytes, compiler: Compiler, target: Path)
     """
     command = [*compiler.command, *FLAGS, *read_flags(code), "-x", "c", "-", "-o", str(target), "-lm"]
     try:
-        done = subprocess.run(command, input=code, capture_output=True, timeout=_COMPILE_S, check=False)
+        done = _run_alone(command, code)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{source}: {error}; another compiler can be named in CC") from error
     if done.returncode:
@@ -199,6 +201,23 @@ def compile_library(source: Path, code: bytes, compiler: Compiler, target: Path)
     with target.open("rb") as file:
         os.fsync(file.fileno())
     return target
+
+
+def _run_alone(command: list[str], code: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Run a compiler in a session of its own: it starts others, and where time is up all of them are to end.
+
+    Raises:
+        subprocess.TimeoutExpired: nothing came of it in two minutes.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+        try:
+            out, errors = process.communicate(code, timeout=_COMPILE_S)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 def _open_library(path: Path) -> ctypes.CDLL:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,6 +173,24 @@ def test_a_compiler_that_never_ends_is_stopped(
     monkeypatch.setattr(build, "_COMPILE_S", 0.2)
     with pytest.raises(BuildError, match=r"answer\.c: .*timed out after 0\.2 seconds; another compiler"):
         load_source(source)
+
+
+def test_what_a_compiler_that_never_ends_has_started_is_stopped_too(
+    cache: Path, source: Path, make_compiler: MakeCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe's other end is held by the child alone: it reads to the end when that has gone."""
+    monkeypatch.setattr(build, "_COMPILE_S", 1.0)
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        make_compiler(f"tail -f /dev/null > {alive} 2> /dev/null & wait")
+        with pytest.raises(BuildError, match="timed out"):
+            load_source(source)
+        select.select([reader], [], [], 30)
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
 
 
 def test_without_a_compiler_it_is_said_what_to_install(

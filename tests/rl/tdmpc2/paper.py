@@ -5,6 +5,7 @@ Source: Hansen et al. 2024, arXiv:2310.16828, section 3.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ class Plain:
         return functional.layer_norm(features, features.shape, weight, bias)
 
     def simnorm(self, features: Tensor) -> Tensor:
-        return torch.cat([group.softmax(0) for group in features.split(self.sizes.simnorm_dim)])
+        return features.view(-1, self.sizes.simnorm_dim).softmax(1).view(-1)
 
     def run(self, network: str, features: Tensor) -> Tensor:
         """Give what a network makes of numbers: its last layer is bare, or ends in SimNorm where it has a norm."""
@@ -79,14 +80,16 @@ class Plain:
         if self.sizes.discrete:
             soft = (out + noise.double()).softmax(0)
             hard = functional.one_hot(soft.argmax(), len(soft)).double()
-            return hard + soft - soft.detach(), torch.distributions.Categorical(logits=out).entropy()
+            probabilities = out.softmax(0)
+            return hard + soft - soft.detach(), -(probabilities * probabilities.log()).sum()
         mean, log_std = out.chunk(2)
         low, high = self.config.log_std_min, self.config.log_std_max
         log_std = low + (high - low) * (torch.tanh(log_std) + 1) / 2
         before = mean + log_std.exp() * noise.double()
         own = torch.ones(len(mean), dtype=torch.bool) if mask is None else mask.bool()
-        chance = torch.distributions.Normal(mean[own], log_std[own].exp()).log_prob(before[own]).sum()
-        return torch.tanh(before) * own, -chance * own.sum()
+        away = ((before - mean) / log_std.exp())[own]
+        log_chance = -(away.square() / 2 + log_std[own] + math.log(2 * math.pi) / 2).sum()
+        return torch.tanh(before) * own, -log_chance * own.sum()
 
     def encode_number(self, number: Tensor) -> Tensor:
         """Give a number's weights on the bins: each bin's hat over the number's symlog."""

@@ -22,6 +22,7 @@ from tests.rl.tdmpc2.conftest import SMALL
 from tests.rl.tdmpc2.paper import Plain
 from train import build_config
 from training.resources import hash_state
+from training.rowlog import RowLog
 from training.state import pack_state, unpack_state
 
 COUNT, HORIZON, DISCOUNTS = 7, 3, (0.9, 0.97)
@@ -377,7 +378,8 @@ def test_a_loaded_agent_goes_on_with_the_same_bits(variant: str, guard: str) -> 
         one.update(batch)
     other.update(batches[7])
     packed = copy.deepcopy(pack_state(one.state_dict()))
-    other.load_state_dict(unpack_state(packed, {}.__getitem__))
+    no_logs: dict[str, RowLog] = {}
+    other.load_state_dict(unpack_state(packed, no_logs.__getitem__))
     for batch in batches[4:]:
         metrics = one.update(batch)
         again = other.update(batch)

@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ends": {"env_name": "InvertedPendulum-v5", "episodic": True},
     "short": {"env_name": "Dice-v0", "episodic": True, "horizon": 5, "buffer_size": 40},
     "depth": {"env_name": "DepthNavState-v0", "episodic": True, "env_kwargs": {"num_obstacles": 5}},
-    "several": {"num_envs": 3, "train_freq": 2},
+    "several": {"num_envs": 3, "train_freq": 5},
     "repeated": {**CLOCK, "action_repeat": 4, "episodic": True},
     "tasks": {"env_name": "MultiTask-v0", "env_kwargs": TASKS, "task_dim": 4, "num_envs": 2},
     "discrete": {"env_name": "CartPole-v1", "episodic": True},
@@ -104,7 +104,8 @@ def read_numbers(result: StepResult) -> dict[str, Any]:
 def read_steps(trainer: TDMPC2Trainer, env: int = 0) -> NDArray[Any]:
     """Give the steps that the buffer has of an environment, a row each: action, reward, terminated."""
     log = trainer._buffer.state_dict()["rings"][env]["steps"]
-    return log.rows[: log.total]
+    rows: NDArray[Any] = log.rows[: log.total]
+    return rows
 
 
 @pytest.mark.parametrize("stop", [11, 37], ids=["pretraining", "training"])
@@ -118,6 +119,7 @@ def test_straight_equals_resumed_in_mid_episode_and_in_mid_pretraining(
         stop -= 10 - math.ceil(10 / settings["num_envs"])
     run_steps(straight, stop)
     assert (straight._pretrained, straight.resume_mode) == (PRETRAIN_CHUNK if stop < 12 else 25, "exact")
+    assert (straight._steps_owed > 0) == (variant == "several" and stop > 12)
     save_and_load(straight, resumed)
     for _ in range(14):
         assert read_numbers(straight.train_step()) == read_numbers(resumed.train_step())
@@ -160,7 +162,8 @@ def test_an_environment_that_can_not_be_saved_begins_anew_and_windows_stop_there
     run_steps(trainer, 9)
     save_and_load(trainer, resumed)
     run_steps(resumed, 3)
-    starts = [slot.env.unwrapped.start for each in (trainer, resumed) for slot in each._slots]
+    clocks: list[Any] = [slot.env.unwrapped for each in (trainer, resumed) for slot in each._slots]
+    starts = [clock.start for clock in clocks]
     assert len(set(starts)) == 4
     windows = resumed._buffer.sample(400)
     time = windows.obs.argmax(-1)
@@ -171,7 +174,12 @@ def test_an_environment_that_can_not_be_saved_begins_anew_and_windows_stop_there
 def test_every_attribute_is_saved_or_declared_transient(small_tdmpc2: BuildTrainer) -> None:
     trainer = small_tdmpc2(**VARIANTS["tasks"])
     run_steps(trainer, 12)
-    parts = {"buffer": trainer._buffer, "slot": trainer._slots[0], "agent": trainer.agent, "trainer": trainer}
+    parts: dict[str, Any] = {
+        "buffer": trainer._buffer,
+        "slot": trainer._slots[0],
+        "agent": trainer.agent,
+        "trainer": trainer,
+    }
     for descent in (trainer.agent._model_descent, trainer.agent._policy_descent):
         parts[f"{descent._name} optimizer"] = descent.optimizers[0]
         assert set(vars(descent)) - set(descent.TRANSIENT) == {"optimizers"}
@@ -180,6 +188,7 @@ def test_every_attribute_is_saved_or_declared_transient(small_tdmpc2: BuildTrain
         saved = {f"_{key}" for key in part.state_dict()} | set(part.state_dict())
         assert set(vars(part)) <= saved | set(part.TRANSIENT), name
         assert set(part.TRANSIENT) <= set(vars(part)), f"{name} has a transient attribute that isn't there"
+    assert set(vars(trainer._slots)) - set(trainer._slots.TRANSIENT) == {"_slots"}
     assert set(vars(trainer._pilot)) <= set(trainer._pilot.TRANSIENT), "what acts keeps nothing of its own"
 
 
@@ -346,8 +355,8 @@ def test_plans_begin_with_the_last_one_a_step_on_and_with_nothing_in_a_new_episo
 
     run_steps(trainer, 16)
     monkeypatch.setattr(trainer._pilot, "plan", keep)
-    for slot in trainer._slots[1:]:
-        slot.env.unwrapped.time = 0  # the second environment's episode ends later than the first one's
+    clock: Any = trainer._slots[1].env.unwrapped
+    clock.time = 0  # the second environment's episode ends later than the first one's
     fresh = []
     for _ in range(20):
         fresh.append([slot.obs is None for slot in trainer._slots])
