@@ -7,7 +7,6 @@ in [-1, 1] everywhere here; only `ActionScale` knows the environment's bounds.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
@@ -21,15 +20,14 @@ from torch import Tensor, nn
 from envs.actions import ActionScale
 from envs.controllers import CONTROLLERS
 from envs.make import Env, SpaceSizes, describe_spaces, make_env
-from envs.plain_values import SnapshotError
-from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
+from envs.snapshot import probe_resume_mode
 from rl.buffers import Batch, ReplayBuffer
 from rl.export import build_policy_module
 from rl.noise_scale import NoiseScale
 from rl.normalizers import ObsNormalizer, RewardNormalizer
 from rl.off_policy_config import OffPolicyConfig
 from rl.residual import ActionMap, append_base_action
-from rl.slots import EnvironmentSlot
+from rl.slots import Environments, EnvironmentSlot
 from training.evaluation import evaluate_policy
 from training.protocol import Episode, Evaluation, NotOneModuleError, References, StepResult, Treatment
 from training.seeding import spawn_generator
@@ -129,25 +127,18 @@ class OffPolicyTrainer:
 
     Attributes:
         agent: the networks and how they learn.
-        resume_mode: `exact` where the environments' states go into checkpoints; `episode` where a resumed run begins
-            new episodes, for `resume_reason`. It turns to `episode` when a state can't be saved after all.
     """
 
     references: References | None = None
-    TRANSIENT: ClassVar = ("config", "resume_mode", "resume_reason", "_scale", "_map", "_controller", "_batch_size")
+    TRANSIENT: ClassVar = ("config", "_scale", "_map", "_controller", "_batch_size")
 
     def __init__(
         self, config: Config, device: torch.device, build_agent: Callable[[Config, int, int, torch.device], Agent]
     ) -> None:
-        probe = probe_resume_mode(config.env_name, config.env_kwargs)
         self.config: OffPolicyConfig = config
-        self.resume_mode: Literal["exact", "episode"] = probe.mode
-        self.resume_reason = probe.reason
         self._controller = CONTROLLERS[config.base_controller][1] if config.base_controller else None
-        self._slots = [
-            EnvironmentSlot(self._make_env, self._perceive, config.seed, number, config.discount)
-            for number in range(config.num_envs)
-        ]
+        probe = probe_resume_mode(config.env_name, config.env_kwargs)
+        self._slots = Environments(probe, self._make_env, self._perceive, config.seed, config.num_envs, config.discount)
         actions = self._slots[0].env.action_space
         assert isinstance(actions, gym.spaces.Box)
         self._scale = ActionScale(actions)
@@ -176,6 +167,16 @@ class OffPolicyTrainer:
         self._batch_size = config.batch_size
         self._samples_owed = 0
         self._noise_scale = NoiseScale()
+
+    @property
+    def resume_mode(self) -> Literal["exact", "episode"]:
+        """Whether environments come back to the bit; see `training.protocol.Trainer`."""
+        return self._slots.resume_mode
+
+    @property
+    def resume_reason(self) -> str | None:
+        """Why they don't come back; None where they do."""
+        return self._slots.resume_reason
 
     def train_step(self) -> StepResult:
         """Take one step in each environment and, once there is enough, the updates that `schedule` gives for these."""
@@ -221,8 +222,7 @@ class OffPolicyTrainer:
 
     def close(self) -> None:
         """Let go of the environments."""
-        for slot in self._slots:
-            slot.env.close()
+        self._slots.close()
 
     def _make_env(self) -> Env:
         return make_env(self.config.env_name, self.config.env_kwargs)
@@ -342,18 +342,12 @@ class OffPolicyTrainer:
         return self._map.execute(obs, own)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything that resuming needs; big parts are the trainer's own memory, not copies.
-
-        Where an environment has come to hold something that can't be saved, and that its first steps didn't show, this
-        warns, and the run is resumed by episode from here on.
-        """
-        snapshots = self._take_snapshots()
-        slots = [slot.state_dict() | {"env": env} for slot, env in zip(self._slots, snapshots, strict=True)]
+        """Give everything that resuming needs; big parts are the trainer's own memory, not copies."""
         return {
             "agent": self.agent.state_dict(),
             "buffer": self._buffer.state_dict(),
             "warmup": self._warmup.bit_generator.state,
-            "slots": slots,
+            "slots": self._slots.state_dicts(),
             "obs_normalizer": None if self._obs_normalizer is None else self._obs_normalizer.state_dict(),
             "reward_normalizer": None if self._reward_normalizer is None else self._reward_normalizer.state_dict(),
             "env_steps": self._env_steps,
@@ -363,25 +357,8 @@ class OffPolicyTrainer:
             "rewarded": self._rewarded,
         }
 
-    def _take_snapshots(self) -> Sequence[Snapshot | None]:
-        """Give the environments' states, or None for each where a resumed run begins new episodes."""
-        if self.resume_mode == "exact":
-            try:
-                return [take_snapshot(slot.env) for slot in self._slots]
-            except SnapshotError as error:
-                self._resume_by_episode(str(error))
-                warnings.warn(f"from here on a resumed run begins a new episode: {error}", stacklevel=3)
-        return [None] * len(self._slots)
-
-    def _resume_by_episode(self, reason: str) -> None:
-        self.resume_mode = "episode"
-        self.resume_reason = reason
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state that `state_dict` gave, into fresh environments.
-
-        Where the environments' states couldn't be saved, episodes begin anew, from seeds of their own.
-        """
+        """Take over a state that `state_dict` gave, into fresh environments."""
         self.agent.load_state_dict(state["agent"])
         self._buffer.load_state_dict(state["buffer"])
         self._warmup.bit_generator.state = state["warmup"]
@@ -392,7 +369,4 @@ class OffPolicyTrainer:
             self._obs_normalizer.load_state_dict(state["obs_normalizer"])
         if self._reward_normalizer is not None:
             self._reward_normalizer.load_state_dict(state["reward_normalizer"])
-        for slot, saved in zip(self._slots, state["slots"], strict=True):
-            slot.load_state_dict(saved, saved["env"])
-        if self.resume_mode == "exact" and state["slots"][0]["env"] is None:
-            self._resume_by_episode("the environment's state was not in the checkpoint that the run went on from")
+        self._slots.load_state_dicts(state["slots"])

@@ -1,16 +1,18 @@
-"""One of a trainer's environments, with the episode that is going on in it."""
+"""A trainer's environments, each with the episode that is going on in it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Generic, TypeVar
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.make import Env
-from envs.snapshot import Snapshot, restore_snapshot
+from envs.plain_values import SnapshotError
+from envs.snapshot import ResumeProbe, Snapshot, restore_snapshot, take_snapshot
 from training.protocol import Episode
 from training.seeding import derive_reset_seed
 
@@ -141,6 +143,88 @@ class EnvironmentSlot(Generic[Obs]):
         self.first_step = state["first_step"]
         self.discounted_return = state["discounted_return"]
         self.discount_so_far = state["discount_so_far"]
+
+
+class Environments(Sequence[EnvironmentSlot[Obs]]):
+    """All environments of a trainer, a slot each, and what becomes of them when the run is resumed.
+
+    Args:
+        probe: of an environment made with the same arguments.
+        make_env, perceive, seed, discount: as for each `EnvironmentSlot`.
+        num_envs: how many there are.
+
+    Attributes:
+        resume_mode: `exact` where the environments' states go into checkpoints; `episode` where a resumed run begins
+            new episodes, for `resume_reason`. It turns to `episode` when a state can't be saved after all.
+    """
+
+    TRANSIENT: ClassVar = ("resume_mode", "resume_reason")
+
+    def __init__(
+        self,
+        probe: ResumeProbe,
+        make_env: Callable[[], Env],
+        perceive: Callable[[Any], Obs],
+        seed: int,
+        num_envs: int,
+        discount: float,
+    ) -> None:
+        self.resume_mode: Literal["exact", "episode"] = probe.mode
+        self.resume_reason = probe.reason
+        self._slots: list[EnvironmentSlot[Obs]] = [
+            EnvironmentSlot(make_env, perceive, seed, number, discount) for number in range(num_envs)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @overload
+    def __getitem__(self, number: int) -> EnvironmentSlot[Obs]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[EnvironmentSlot[Obs]]: ...
+
+    def __getitem__(self, number: int | slice) -> EnvironmentSlot[Obs] | Sequence[EnvironmentSlot[Obs]]:
+        return self._slots[number]
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        for slot in self._slots:
+            slot.env.close()
+
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """Give each slot's state, and as `env` its environment's: None where a resumed run begins a new episode.
+
+        Where an environment has come to hold something that can't be saved, and that its first steps didn't show, this
+        warns, and the run is resumed by episode from here on.
+        """
+        snapshots = self._take_snapshots()
+        return [slot.state_dict() | {"env": env} for slot, env in zip(self._slots, snapshots, strict=True)]
+
+    def _take_snapshots(self) -> Sequence[Snapshot | None]:
+        if self.resume_mode == "exact":
+            try:
+                return [take_snapshot(slot.env) for slot in self._slots]
+            except SnapshotError as error:
+                self._resume_by_episode(str(error))
+                # It points at who asked the trainer for its state.
+                warnings.warn(f"from here on a resumed run begins a new episode: {error}", stacklevel=4)
+        return [None] * len(self._slots)
+
+    def _resume_by_episode(self, reason: str) -> None:
+        self.resume_mode, self.resume_reason = "episode", reason
+
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> list[int]:
+        """Take over what `state_dicts` gave, in fresh environments; give the numbers of those that begin anew.
+
+        Where the environments' states couldn't be saved, episodes begin anew, from seeds of their own.
+        """
+        for slot, state in zip(self._slots, states, strict=True):
+            slot.load_state_dict(state, state["env"])
+        anew = [number for number, state in enumerate(states) if state["env"] is None]
+        if anew and self.resume_mode == "exact":
+            self._resume_by_episode("the environment's state was not in the checkpoint that the run went on from")
+        return anew
 
 
 def copy_obs(obs: Any) -> Any:

@@ -92,14 +92,24 @@ class EvaluationStopped(Exception):  # noqa: N818  nothing went wrong
 class Trainer(Protocol):
     """One learning algorithm with its environment and its data.
 
-    `resume_mode` is `exact` where the environment's state comes back to the bit, `episode` where a resumed run begins a
-    new episode instead, for `resume_reason`. Both may change while it trains. `references` are those of the data set
-    that is learned from; None where it has none, and where nothing is learned from one.
+    `references` are those of the data set that is learned from; None where it has none, and where nothing is learned
+    from one.
     """
 
-    resume_mode: Literal["exact", "episode"]
-    resume_reason: str | None
     references: References | None
+
+    @property
+    def resume_mode(self) -> Literal["exact", "episode"]:
+        """`exact` where the environment's state comes back to the bit, `episode` where a resumed run begins anew.
+
+        Both this and the reason may change while it trains.
+        """
+        ...
+
+    @property
+    def resume_reason(self) -> str | None:
+        """Why a resumed run begins a new episode; None where it doesn't."""
+        ...
 
     def train_step(self) -> StepResult:
         """Act and learn once."""

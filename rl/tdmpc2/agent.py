@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rl.descent import Descent
+from rl.random_shift import shift_images
 from rl.tdmpc2.config import TDMPC2Config
 from rl.tdmpc2.planner import draw_gumbel
 from rl.tdmpc2.sizes import NUM_MEMBERS, ModelSizes
@@ -232,19 +233,9 @@ class TDMPC2:
         return drawn
 
     def _shift(self, obs: Tensor) -> Tensor:
-        """Move each sequence's images by as many pixels, up to `random_shift` each way; edges are repeated.
-
-        Source: Yarats et al. 2021, arXiv:2107.09645, section 3.1, there between pixels too.
-        """
-        reach = self._config.random_shift
-        if not self.model.sizes.sees_pixels or reach == 0:
-            return obs
-        steps, count, channels, height, width = obs.shape
-        shifts = torch.randint(-reach, reach + 1, (2, count, 1), generator=self._noise, device=self._device)
-        rows = (torch.arange(height, device=self._device) + shifts[0]).clamp_(0, height - 1)
-        columns = (torch.arange(width, device=self._device) + shifts[1]).clamp_(0, width - 1)
-        moved = obs.gather(3, rows[None, :, None, :, None].expand(steps, -1, channels, -1, width))
-        return moved.gather(4, columns[None, :, None, None, :].expand_as(moved))
+        """Move each sequence's images, up to `random_shift` pixels each way; vectors stay as they are."""
+        reach = self._config.random_shift if self.model.sizes.sees_pixels else 0
+        return shift_images(obs, reach, self._noise, batch_dim=1)
 
     @torch.no_grad()
     def act(self, obs: Tensor, tasks: Tasks | None, generator: torch.Generator) -> Choice:

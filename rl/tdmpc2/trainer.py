@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -14,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from envs.make import Env
-from envs.plain_values import SnapshotError
-from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
-from rl.slots import EnvironmentSlot, copy_obs
+from envs.snapshot import probe_resume_mode
+from rl.slots import Environments, EnvironmentSlot, copy_obs
 from rl.tdmpc2.acting import Pilot
 from rl.tdmpc2.agent import TDMPC2, Batch
 from rl.tdmpc2.buffer import SequenceBuffer, Sequences
@@ -54,23 +52,19 @@ class TDMPC2Trainer:
 
     Attributes:
         agent: networks and how they learn.
-        resume_mode: see `training.protocol.Trainer`.
     """
 
     references: References | None = None
-    TRANSIENT: ClassVar = ("config", "device", "resume_mode", "resume_reason", "_spaces", "_pilot", "_batch_size")
+    TRANSIENT: ClassVar = ("config", "device", "_spaces", "_pilot", "_batch_size")
 
     def __init__(self, config: TDMPC2Config, device: torch.device) -> None:
-        probe = probe_resume_mode(config.env_name, config.env_kwargs)
         self.config, self.device = config, device
-        self.resume_mode: Literal["exact", "episode"] = probe.mode
-        self.resume_reason = probe.reason
+        probe = probe_resume_mode(config.env_name, config.env_kwargs)
         self._spaces = measure_settings(config)
         discount = max(config.find_discount(length) for length in self._spaces.episode_lengths)
-        self._slots: list[EnvironmentSlot[Any]] = [
-            EnvironmentSlot(self._make_env, copy_obs, config.seed, number, discount)
-            for number in range(config.num_envs)
-        ]
+        self._slots: Environments[Any] = Environments(
+            probe, self._make_env, copy_obs, config.seed, config.num_envs, discount
+        )
         self.agent = TDMPC2(config, plan_sizes(config, self._spaces), device)
         self._pilot = Pilot(self.agent, config, self._spaces, self._slots[0].env.action_space, device)
         self._buffer = SequenceBuffer(
@@ -99,6 +93,16 @@ class TDMPC2Trainer:
 
     def _make_evaluation_env(self) -> Env:
         return make_agent_env(self.config, self.config.evaluation_kwargs)
+
+    @property
+    def resume_mode(self) -> Literal["exact", "episode"]:
+        """Whether environments come back to the bit; see `training.protocol.Trainer`."""
+        return self._slots.resume_mode
+
+    @property
+    def resume_reason(self) -> str | None:
+        """Why they don't come back; None where they do."""
+        return self._slots.resume_reason
 
     def train_step(self) -> StepResult:
         """Act once in each environment and learn from what is remembered; or, where learning starts, learn alone."""
@@ -257,12 +261,10 @@ class TDMPC2Trainer:
 
     def close(self) -> None:
         """Let go of the environments."""
-        for slot in self._slots:
-            slot.env.close()
+        self._slots.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything that resuming needs; big parts are the trainer's own memory, not copies."""
-        snapshots = self._take_snapshots()
         return {
             "agent": self.agent.state_dict(),
             "buffer": self._buffer.state_dict(),
@@ -270,7 +272,7 @@ class TDMPC2Trainer:
             "means": self._means,
             "planning": self._planning.get_state(),
             "warmup": self._warmup.bit_generator.state,
-            "slots": [slot.state_dict() | {"env": env} for slot, env in zip(self._slots, snapshots, strict=True)],
+            "slots": self._slots.state_dicts(),
             "env_steps": self._env_steps,
             "env_frames": self._env_frames,
             "updates": self._updates,
@@ -278,16 +280,6 @@ class TDMPC2Trainer:
             "steps_owed": self._steps_owed,
             "rewarded": self._rewarded,
         }
-
-    def _take_snapshots(self) -> Sequence[Snapshot | None]:
-        """Give the environments' states, or None for each where a resumed run begins new episodes."""
-        if self.resume_mode == "exact":
-            try:
-                return [take_snapshot(slot.env) for slot in self._slots]
-            except SnapshotError as error:
-                self.resume_mode, self.resume_reason = "episode", str(error)
-                warnings.warn(f"from here on a resumed run begins a new episode: {error}", stacklevel=3)
-        return [None] * len(self._slots)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` gave, into fresh environments.
@@ -304,13 +296,8 @@ class TDMPC2Trainer:
         self._env_steps, self._env_frames = state["env_steps"], state["env_frames"]
         self._updates, self._pretrained = state["updates"], state["pretrained"]
         self._steps_owed, self._rewarded = state["steps_owed"], state["rewarded"]
-        for number, (slot, saved) in enumerate(zip(self._slots, state["slots"], strict=True)):
-            slot.load_state_dict(saved, saved["env"])
-            if saved["env"] is None:
-                self._buffer.abandon(number)
-        if self.resume_mode == "exact" and state["slots"][0]["env"] is None:
-            self.resume_mode = "episode"
-            self.resume_reason = "the environment's state was not in the checkpoint that the run went on from"
+        for number in self._slots.load_state_dicts(state["slots"]):
+            self._buffer.abandon(number)
 
 
 def _is_fault(slot: EnvironmentSlot[Any], obs: Any, action: NDArray[np.float32], following: Any, reward: float) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from rl.descent import Descent
 from rl.networks import build_target
+from rl.random_shift import shift_images
 from rl.residual import ActionMap
 from rl.vitals import measure_critic, measure_when_passed_back
 from rl.vmamba_td3.architecture import StreamConfig
@@ -173,23 +174,9 @@ class VMambaTD3:
             for name, array in windows._asdict().items()
         }
         for name in ("depth", "next_depth"):
-            tensors[name] = self._shift(tensors[name]).float().div_(LEVELS)
+            moved = shift_images(tensors[name], self._config.random_shift, self._shifts, batch_dim=0)
+            tensors[name] = moved.float().div_(LEVELS)
         return Batch(**tensors)
-
-    def _shift(self, depth: Tensor) -> Tensor:
-        """Move each window's frames by as many pixels, up to `random_shift` each way; edges are repeated.
-
-        Source: Yarats et al. 2021, arXiv:2107.09645, section 3.1, there between pixels too.
-        """
-        reach = self._config.random_shift
-        if reach == 0:
-            return depth
-        count, _, _, height, width = depth.shape
-        shifts = torch.randint(-reach, reach + 1, (2, count, 1), generator=self._shifts, device=self._device)
-        rows = (torch.arange(height, device=self._device) + shifts[0]).clamp_(0, height - 1)
-        columns = (torch.arange(width, device=self._device) + shifts[1]).clamp_(0, width - 1)
-        moved = depth.gather(3, rows[:, None, None, :, None].expand_as(depth))
-        return moved.gather(4, columns[:, None, None, None, :].expand_as(depth))
 
     def update(self, batch: Batch, vitals: Vitals | None = None) -> Metrics:
         """Move the critic and its stream by one step, with every `policy_freq`-th update the actor and all targets too.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -16,11 +15,10 @@ from torch import nn
 
 from envs.actions import ActionScale
 from envs.make import Env, make_env
-from envs.plain_values import SnapshotError
-from envs.snapshot import Snapshot, probe_resume_mode, take_snapshot
+from envs.snapshot import probe_resume_mode
 from rl.noise import ActionNoise, GaussianNoise
 from rl.scan.backends import describe_backend
-from rl.slots import EnvironmentSlot, copy_obs
+from rl.slots import Environments, EnvironmentSlot, copy_obs
 from rl.vmamba_td3.agent import VMambaTD3
 from rl.vmamba_td3.buffer import SequenceReplayBuffer
 from rl.vmamba_td3.config import VMambaTD3Config
@@ -36,7 +34,7 @@ from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
 
 Windows: TypeAlias = dict[str, NDArray[np.float32]]
-Slot: TypeAlias = EnvironmentSlot[dict[str, NDArray[np.float32]]]
+Slot: TypeAlias = EnvironmentSlot[Windows]
 
 
 def build_trainer(config: VMambaTD3Config, device: torch.device) -> VMambaTD3Trainer:
@@ -60,30 +58,17 @@ class VMambaTD3Trainer:
 
     Attributes:
         agent: networks and how they learn.
-        resume_mode: see `training.protocol.Trainer`.
     """
 
     references: References | None = None
-    TRANSIENT: ClassVar = (
-        "config",
-        "device",
-        "resume_mode",
-        "resume_reason",
-        "_scale",
-        "_windows",
-        "_batch_size",
-        "_rate_factor",
-    )
+    TRANSIENT: ClassVar = ("config", "device", "_scale", "_windows", "_batch_size", "_rate_factor")
 
     def __init__(self, config: VMambaTD3Config, device: torch.device) -> None:
-        probe = probe_resume_mode(config.env_name, complete_env_kwargs(config, config.env_kwargs))
         self.config, self.device = config, device
-        self.resume_mode: Literal["exact", "episode"] = probe.mode
-        self.resume_reason = probe.reason
-        self._slots: list[Slot] = [
-            EnvironmentSlot(self._make_env, copy_obs, config.seed, number, config.gamma)
-            for number in range(config.num_envs)
-        ]
+        probe = probe_resume_mode(config.env_name, complete_env_kwargs(config, config.env_kwargs))
+        self._slots: Environments[Windows] = Environments(
+            probe, self._make_env, copy_obs, config.seed, config.num_envs, config.gamma
+        )
         env = self._slots[0].env
         assert isinstance(env.action_space, gym.spaces.Box)
         self._scale = ActionScale(env.action_space)
@@ -113,6 +98,16 @@ class VMambaTD3Trainer:
 
     def _make_evaluation_env(self) -> Env:
         return make_env(self.config.env_name, self.config.evaluation_kwargs)
+
+    @property
+    def resume_mode(self) -> Literal["exact", "episode"]:
+        """Whether environments come back to the bit; see `training.protocol.Trainer`."""
+        return self._slots.resume_mode
+
+    @property
+    def resume_reason(self) -> str | None:
+        """Why they don't come back; None where they do."""
+        return self._slots.resume_reason
 
     def train_step(self) -> StepResult:
         """Take one step in each environment, and one update for every `train_freq` of them once there is enough."""
@@ -287,33 +282,21 @@ class VMambaTD3Trainer:
 
     def close(self) -> None:
         """Let go of the environments."""
-        for slot in self._slots:
-            slot.env.close()
+        self._slots.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything that resuming needs; big parts are the trainer's own memory, not copies."""
-        snapshots = self._take_snapshots()
         return {
             "agent": self.agent.state_dict(),
             "buffer": self.buffer.state_dict(),
             "noise": self.noise.state_dict(),
             "warmup": self._warmup.bit_generator.state,
-            "slots": [slot.state_dict() | {"env": env} for slot, env in zip(self._slots, snapshots, strict=True)],
+            "slots": self._slots.state_dicts(),
             "env_steps": self._env_steps,
             "updates": self._updates,
             "steps_owed": self._steps_owed,
             "rewarded": self._rewarded,
         }
-
-    def _take_snapshots(self) -> Sequence[Snapshot | None]:
-        """Give the environments' states, or None for each where a resumed run begins new episodes."""
-        if self.resume_mode == "exact":
-            try:
-                return [take_snapshot(slot.env) for slot in self._slots]
-            except SnapshotError as error:
-                self.resume_mode, self.resume_reason = "episode", str(error)
-                warnings.warn(f"from here on a resumed run begins a new episode: {error}", stacklevel=3)
-        return [None] * len(self._slots)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that `state_dict` gave, into fresh environments."""
@@ -323,13 +306,8 @@ class VMambaTD3Trainer:
         self._warmup.bit_generator.state = state["warmup"]
         self._env_steps, self._updates = state["env_steps"], state["updates"]
         self._steps_owed, self._rewarded = state["steps_owed"], state["rewarded"]
-        for number, (slot, saved) in enumerate(zip(self._slots, state["slots"], strict=True)):
-            slot.load_state_dict(saved, saved["env"])
-            if saved["env"] is None:
-                self.buffer.end_episode(number)
-        if self.resume_mode == "exact" and state["slots"][0]["env"] is None:
-            self.resume_mode = "episode"
-            self.resume_reason = "the environment's state was not in the checkpoint that the run went on from"
+        for number in self._slots.load_state_dicts(state["slots"]):
+            self.buffer.end_episode(number)
 
 
 def build_exploration(config: VMambaTD3Config, action_dim: int) -> ActionNoise:

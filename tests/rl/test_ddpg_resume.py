@@ -218,8 +218,9 @@ def test_an_environment_that_turns_out_unsavable_resumes_by_episode(small_traine
     assert trainer.state_dict()["slots"][0]["env"] is not None
     assert trainer.resume_mode == "exact"
     run_steps(trainer, 36)
-    with pytest.warns(UserWarning, match=r"ClockEnv\.hidden is a builtins\.object"):
+    with pytest.warns(UserWarning, match=r"ClockEnv\.hidden is a builtins\.object") as warned:
         state = copy.deepcopy(trainer.state_dict())
+    assert warned[0].filename == __file__, "the warning points at who asked for the state"
     assert state["slots"][0]["env"] is None
     assert trainer.resume_mode == "episode"
     assert "ClockEnv.hidden" in trainer.resume_reason
@@ -252,6 +253,7 @@ def test_every_attribute_is_in_the_state_or_declared_transient(small_trainer: Bu
         trainer = small_trainer(algorithm_name=algorithm, n_step=2)
         run_steps(trainer, 60)
         stateful += [trainer, trainer.agent, trainer._buffer, trainer._slots[0], trainer.agent.actor_optimizer]
+        assert set(vars(trainer._slots)) == {"_slots", *trainer._slots.TRANSIENT}
     for thing in stateful:
         names = {name.lstrip("_") for name in vars(thing)} - {name.lstrip("_") for name in thing.TRANSIENT}
         names -= {"total"} if isinstance(thing, ReplayBuffer) else set()  # it is in the RowLog

@@ -303,7 +303,7 @@ def test_arguments_changed_before_the_gradients_are_found_out(compiled: Compiled
         torch.autograd.grad(y.sum(), weight)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 @pytest.mark.parametrize("group", [MISH, 8])
 def test_other_types_are_torchs(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, group: int) -> None:
     monkeypatch.delattr(kernels, "load_kernels")

@@ -212,8 +212,13 @@ def test_an_evaluation_changes_nothing_that_training_reads(small_vmamba: Build) 
 
 def test_shifts_move_whole_windows_and_repeat_the_edges(small_vmamba: Build) -> None:
     trainer = small_vmamba(random_shift=2)
+    for _ in range(8):
+        trainer.train_step()
     depth = torch.arange(64, dtype=torch.uint8).view(1, 1, 1, 8, 8).expand(6, 2, 1, 8, 8).contiguous()
-    moved = trainer.agent._shift(depth)
+    windows = trainer.buffer.sample_windows(6)._replace(depth=depth.numpy(), next_depth=depth.numpy())
+    batch = trainer.agent.load_batch(windows)
+    assert not torch.equal(batch.depth, batch.next_depth), "the frames that follow move by numbers of their own"
+    moved = batch.depth.mul(LEVELS).round().to(torch.uint8)
     found = set()
     for window in moved:
         assert torch.equal(window[0], window[1])
