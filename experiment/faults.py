@@ -8,6 +8,7 @@ from dataclasses import replace
 from experiment.grid import Combination, locate
 from experiment.loader import Mark
 from experiment.problems import Fault, Problem, SpecError
+from experiment.scalars import show_value
 from experiment.spec import ExperimentSpec, sort_problems
 
 MAX_SHOWN = 50
@@ -15,20 +16,33 @@ _MAX_KEPT = 1_000
 
 
 class FaultList:
-    """Faults of combinations, merged by place and message and counted."""
+    """Faults of combinations, merged by place and message and counted.
+
+    Messages that tell nothing apart but a drawn value are one, told of the first such value.
+    """
 
     def __init__(self, spec: ExperimentSpec) -> None:
         self._spec = spec
         self._counts: Counter[Problem] = Counter()
+        self._firsts: dict[tuple[Mark, str], Problem] = {}
         self._dropped = 0
 
     def add(self, combination: Combination, fault: Fault, runs: int = 1) -> None:
         """Note a fault of one combination, standing for a number of runs that have it."""
-        problem = find_place(self._spec, combination, fault).problem(fault.message)
-        if problem in self._counts or len(self._counts) < _MAX_KEPT:
-            self._counts[problem] += runs
-        else:
+        mark = find_place(self._spec, combination, fault)
+        kind = (mark, self._omit_drawn(combination, fault))
+        if kind not in self._firsts and len(self._firsts) == _MAX_KEPT:
             self._dropped += 1
+            return
+        self._counts[self._firsts.setdefault(kind, mark.problem(fault.message))] += runs
+
+    def _omit_drawn(self, combination: Combination, fault: Fault) -> str:
+        """Give a fault's message without the values that were drawn between bounds."""
+        message = fault.message
+        for key in fault.keys:
+            if key in self._spec.draws and self._spec.draws[key].name != "choice":
+                message = message.replace(show_value(combination.settings[key]), "")
+        return message
 
     def raise_any(self, total: int) -> None:
         """Raise what was noted, if anything was.

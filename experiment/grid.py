@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from experiment.loader import Mark
 from experiment.metadata import fill_template
-from experiment.scalars import show_value
+from experiment.scalars import as_key, show_value
 from experiment.sections import Setting
 from experiment.selection import Choice
 from experiment.spec import ExperimentSpec
@@ -42,8 +42,8 @@ def combine(spec: ExperimentSpec, choice: Choice) -> Combination:
     settings = spec.constants.copy()
     if spec.meta.imports:
         settings["imports"] = list(spec.meta.imports)
-    for (key, values), index in zip(spec.variables.items(), choice, strict=False):
-        settings[key] = values[index]
+    for key, axis in spec.axes.items():
+        settings[key] = spec.variables[key][choice[axis]]
     if spec.cases:
         settings.update(spec.cases[choice[-1]])
     return Combination(settings, choice)
@@ -89,7 +89,8 @@ def locate(
     """Give the place of what this combination takes for a key: an item of a variable, a case's value, a constant.
 
     A key that only holds others (`optimizer` where `optimizer.lr` is set) has its own place; a key inside a value
-    (`optimizer.lr` where `optimizer` is given as a whole) has that of the value. None where the spec doesn't have it.
+    (`optimizer.lr` where `optimizer` is given as a whole) has that of the value. A drawn number has the place of its
+    bounds. None where the spec doesn't have it.
     """
     parts = key.split(".")
     for end in range(len(parts), 0, -1):
@@ -104,12 +105,21 @@ def locate(
     return spec.sections.meta["imports"].at if key == "imports" and spec.meta.imports else None
 
 
+def _find_item(spec: ExperimentSpec, combination: Combination, key: str) -> int | None:
+    """Give the index of the value of a variable in what the spec lists; None for numbers between bounds."""
+    if key not in spec.draws:
+        return combination.choice[spec.axes[key]]
+    if not spec.sections.variables[key].items:
+        return None
+    listed = [as_key(value) for value in spec.draws[key].arguments]
+    return listed.index(as_key(combination.settings[key]))
+
+
 def _find_setting(spec: ExperimentSpec, combination: Combination, key: str) -> tuple[Setting, int | None] | None:
     """Give the setting in the spec and, for a variable, the index of the value that is taken."""
     sections = spec.sections
     if key in sections.variables:
-        axis = list(sections.variables).index(key)
-        return sections.variables[key], combination.choice[axis]
+        return sections.variables[key], _find_item(spec, combination, key)
     if sections.cases:
         point = sections.cases[combination.choice[-1]]
         if key in point.settings:

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Set
 from dataclasses import replace
 
+from experiment.distributions import Distribution, explain_misspelt
 from experiment.problems import Problem
 from experiment.scalars import as_key, show_value
-from experiment.sections import META_KEYS, Point, Sections, Setting, Settings, check_axis
+from experiment.sections import (
+    META_KEYS,
+    SAMPLE_KEYS,
+    Point,
+    Sections,
+    Setting,
+    Settings,
+    check_axis,
+    read_random_axis,
+    split_random_key,
+)
 
 
 def lay_over(base: Sections, top: Sections) -> Sections:
@@ -34,35 +45,70 @@ def lay_over(base: Sections, top: Sections) -> Sections:
 def override(sections: Sections, settings: Settings, problems: list[Problem]) -> Sections:
     """Give the sections with the settings of `-o` over them.
 
-    A list over a variable replaces its values, anything else over a variable fixes it; a key of `cases` is fixed and
-    taken out of them; any other key becomes a constant.
+    A list over a variable replaces its values, a distribution makes a key a random variable, anything else over a
+    variable fixes it; a key of `cases` is fixed and taken out of them; any other key becomes a constant. `samples` and
+    `samples_seed` go over those of `meta_data`.
     """
     constants, variables, cases = dict(sections.constants), dict(sections.variables), sections.cases
-    groups = dict(sections.groups)
+    meta, groups = dict(sections.meta), dict(sections.groups)
+    known = sections.known_keys()
+    settings = _separate_distributions(sections, settings, problems)
     for key, setting in settings.items():
-        if key in META_KEYS or key.startswith("meta_data."):
+        if key not in known and key.removeprefix("meta_data.") in SAMPLE_KEYS:
+            meta[key.removeprefix("meta_data.")] = setting
+            continue
+        if (key in META_KEYS and key not in SAMPLE_KEYS) or key.startswith("meta_data."):
             name = key.removeprefix("meta_data.")
             problems.append(setting.at.problem(f"{name} belongs in meta_data; -o sets constants and variables"))
             continue
         parts = key.split(".")
         groups |= {".".join(parts[:end]): setting.key for end in range(1, len(parts))}
+        if isinstance(setting.value, Distribution):
+            constants.pop(key, None)
+            variables[key] = setting
+            cases = cases and _drop_keys(cases, {key})
+            continue
         if key in variables and isinstance(setting.value, list):
-            variables[key] = check_axis(key, _check_list_axis(key, variables[key], setting, problems), problems)
+            if _is_list_axis(key, variables[key], setting, problems):
+                variables[key] = check_axis(key, setting, problems)
             continue
         variables.pop(key, None)
         constants[key] = setting
         cases = cases and _drop_keys(cases, {key})
-    return replace(sections, constants=constants, variables=variables, cases=cases, groups=groups)
+    return replace(sections, meta=meta, constants=constants, variables=variables, cases=cases, groups=groups)
 
 
-def _check_list_axis(key: str, axis: Setting, setting: Setting, problems: list[Problem]) -> Setting:
-    """Note where one list was given for a variable whose values are lists."""
-    swept = axis.value and all(isinstance(value, list) for value in axis.value)
+def _separate_distributions(sections: Sections, settings: Settings, problems: list[Problem]) -> Settings:
+    """Give the settings with `learning_rate.uniform` as a distribution of `learning_rate`.
+
+    A key of the spec that only ends like a distribution stays what it is.
+    """
+    known = sections.known_keys()
+    separated: Settings = {}
+    for key, setting in settings.items():
+        variable, _, name = key.rpartition(".")
+        if key in known or not variable:
+            separated[key] = setting
+        elif variable in known and (fault := explain_misspelt(variable, name)):
+            problems.append(setting.at.problem(fault))
+        elif split_random_key(key) is None:
+            separated[key] = setting
+        else:
+            if other := settings.get(variable) or separated.get(variable):
+                problems.append(setting.at.problem(f"{variable} is given twice (also as {other.key})"))
+            separated[variable] = read_random_axis(variable, name, setting, problems)
+    return separated
+
+
+def _is_list_axis(key: str, axis: Setting, setting: Setting, problems: list[Problem]) -> bool:
+    """Say whether a list can be a variable's values; noted where it is one value of a variable of lists."""
+    values = axis.value.arguments if isinstance(axis.value, Distribution) else axis.value
+    swept = values and all(isinstance(value, list) for value in values)
     if not swept or all(isinstance(value, list) for value in setting.value):
-        return setting
+        return True
     shown = show_value(setting.value)
     problems.append(setting.at.problem(f"{key} is swept over lists; write {key}=[{shown}] to fix it to {shown}"))
-    return axis
+    return False
 
 
 def _drop_keys(points: list[Point], keys: Set[str]) -> list[Point] | None:

@@ -17,6 +17,7 @@ from experiment.sections import META_KEYS, Setting, Settings
 TRAINING_SCRIPT = "train.py"
 OUR_TRAINER = Path(__file__).resolve().parents[1] / TRAINING_SCRIPT
 """The script that trains, whose settings can be checked. A `train.py` of the user's own is another."""
+MAX_COMBINATIONS = 1_000_000
 _MAX_NAME = 100
 _NAME = re.compile(r"\w[\w.=+,@-]*")
 _UNSAFE = re.compile(r"[^\w.=+,@-]+")
@@ -35,6 +36,8 @@ class MetaData:
         num_workers: runs at a time; None leaves it to the number of devices.
         imports: modules of the user's that register environments or trainers.
         job_name: template of the runs' labels, `run_{seed}`; None for the swept keys.
+        samples: how many points are drawn for the random variables; None where there are none.
+        samples_seed: with other seeds these are other points.
         runs_trainer: whether the script is our `train.py`, whose settings can be checked.
         script_file: the script's place, to be started.
     """
@@ -45,6 +48,8 @@ class MetaData:
     num_workers: int | None = None
     imports: tuple[str, ...] = ()
     job_name: str | None = None
+    samples: int | None = None
+    samples_seed: int = 0
     runs_trainer: bool = True
     script_file: str = TRAINING_SCRIPT
 
@@ -115,9 +120,11 @@ class _MetaReader:
             exp_name=self._read_exp_name(spec_path),
             script_path=script,
             description=self._take_text("description") or "",
-            num_workers=self._read_num_workers(),
+            num_workers=self._read_count("num_workers"),
             imports=self._read_imports(),
             job_name=self._take_text("job_name") or None,
+            samples=self._read_count("samples", MAX_COMBINATIONS),
+            samples_seed=self._read_samples_seed(),
             runs_trainer=os.path.realpath(file) == str(OUR_TRAINER),
             script_file=file,
         )
@@ -162,13 +169,25 @@ class _MetaReader:
         )
         return script
 
-    def _read_num_workers(self) -> int | None:
-        value = self._take("num_workers")
-        if value is None and "num_workers" not in self._settings:
+    def _read_count(self, key: str, most: int | None = None) -> int | None:
+        if key not in self._settings:
             return None
+        value = self._take(key)
         if type(value) is not int or value < 1:
-            self._refuse("num_workers", f"num_workers must be a whole number >= 1, got {show_value(value)}")
+            self._refuse(key, f"{key} must be a whole number >= 1, got {show_value(value)}")
             return None
+        if most is not None and value > most:
+            self._refuse(key, f"{key} must be <= {most:,}, the most combinations of a grid, got {show_value(value)}")
+            return None
+        return value
+
+    def _read_samples_seed(self) -> int:
+        if "samples_seed" not in self._settings:
+            return 0
+        value = self._take("samples_seed")
+        if type(value) is not int or value < 0:
+            self._refuse("samples_seed", f"samples_seed must be a whole number >= 0, got {show_value(value)}")
+            return 0
         return value
 
     def _read_imports(self) -> tuple[str, ...]:

@@ -6,12 +6,25 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiment.distributions import DISTRIBUTIONS, Distribution, explain_misspelt, read_distribution
 from experiment.loader import DataPath, Document, Mark
 from experiment.problems import Problem, suggest
 from experiment.scalars import as_key, show_value
 
 SECTIONS = ("meta_data", "constants", "variables", "cases", "exclude")
-META_KEYS = ("exp_name", "script_path", "description", "num_workers", "extends", "imports", "job_name", "using_gpus")
+SAMPLE_KEYS = ("samples", "samples_seed")
+"""The keys of meta_data that say how random variables are drawn; `-o` takes them as well, for they make the grid."""
+META_KEYS = (
+    "exp_name",
+    "script_path",
+    "description",
+    "num_workers",
+    "extends",
+    "imports",
+    "job_name",
+    *SAMPLE_KEYS,
+    "using_gpus",
+)
 
 _OTHER_SECTIONS = {
     "meta": "meta_data",
@@ -57,6 +70,7 @@ class Point:
 class Sections:
     """What the sections of a file say; None for a `cases` or `exclude` that isn't there.
 
+    The value of a variable is a list, or a `Distribution` where it is random.
     `places` has the place of each section's name, `groups` of each key that holds other keys (`optimizer` in
     `optimizer.lr`).
     """
@@ -68,6 +82,11 @@ class Sections:
     exclude: list[Point] | None = None
     places: dict[str, Mark] = field(default_factory=dict)
     groups: dict[str, Mark] = field(default_factory=dict)
+
+    def find_draws(self) -> dict[str, Distribution]:
+        """Give the random variables, each with where its values come from."""
+        values = {key: setting.value for key, setting in self.variables.items()}
+        return {key: value for key, value in values.items() if isinstance(value, Distribution)}
 
     def known_keys(self) -> dict[str, Setting]:
         """Give every key that a combination can have, with its first place."""
@@ -95,15 +114,43 @@ def check_axis(key: str, setting: Setting, problems: list[Problem]) -> Setting:
             setting.at.problem(f"{key} is an empty list, so there would be no run; give at least one value")
         )
         return setting
+    problems += _find_twins(key, setting)
+    return setting
+
+
+def read_random_axis(key: str, name: str, setting: Setting, problems: list[Problem]) -> Setting:
+    """Give a random variable's setting with its distribution as the value, and note what is wrong with that.
+
+    Args:
+        key: of the variable.
+        name: of the distribution.
+        setting: what stands after that name.
+        problems: gets what is wrong.
+    """
+    distribution = read_distribution(key, name, setting.value, setting.at, setting.items, problems)
+    if name == "choice" and isinstance(setting.value, list):
+        problems += _find_twins(key, setting)
+    return Setting(distribution, setting.key, setting.at, setting.items if name == "choice" else ())
+
+
+def split_random_key(key: str) -> tuple[str, str] | None:
+    """Give the variable and the distribution of a key such as `learning_rate.uniform`; None for any other key."""
+    parent, _, name = key.rpartition(".")
+    return (parent, name) if parent and name in DISTRIBUTIONS else None
+
+
+def _find_twins(key: str, setting: Setting) -> list[Problem]:
+    """Name the values of a list that are there before."""
     firsts: dict[Hashable, Mark] = {}
-    for value, mark in zip(values, setting.items, strict=True):
+    problems = []
+    for value, mark in zip(setting.value, setting.items, strict=True):
         first = firsts.get(as_key(value))
         if first is None:
             firsts[as_key(value)] = mark
         else:
             place = f" (first at {first.line}:{first.column})" if first.line else ""
             problems.append(mark.problem(f"{key} has the value {show_value(value)} twice{place}"))
-    return setting
+    return problems
 
 
 class _SectionReader:
@@ -126,7 +173,10 @@ class _SectionReader:
         sections.meta = self._read_meta()
         sections.constants = self._read_mapping("constants")
         axes = self._read_mapping("variables")
-        sections.variables = {key: check_axis(key, setting, self._problems) for key, setting in axes.items()}
+        sections.variables = {
+            key: setting if isinstance(setting.value, Distribution) else check_axis(key, setting, self._problems)
+            for key, setting in axes.items()
+        }
         sections.cases = self._read_points("cases")
         sections.exclude = self._read_points("exclude")
         self._check_cases()
@@ -191,6 +241,8 @@ class _SectionReader:
                 self._problems.append(mark.problem(f"the key {key!r} has an empty part; dots stand between names"))
             elif not prefix and name in SECTIONS and isinstance(value, dict | list):
                 self._problems.append(mark.problem(f"{name} is a section of its own; write it at the left margin"))
+            elif path[0] == "variables" and self._takes_distribution(key, mapping, place, settings):
+                continue
             elif isinstance(value, dict) and value:
                 self._note_groups(f"{key}.", mark)
                 self._flatten(value, place, f"{key}.", settings)
@@ -202,6 +254,32 @@ class _SectionReader:
             else:
                 self._note_groups(key, mark)
                 settings[key] = self._setting(value, place)
+
+    def _takes_distribution(self, key: str, mapping: dict[str, Any], place: DataPath, settings: Settings) -> bool:
+        """Say whether a key under `variables` ends in a distribution, misspelt or not; if so its variable is added."""
+        name = str(place[-1])
+        # Only where it is nested, alone and a leaf: a setting of some such name can still be written with a dot.
+        is_alone = len(mapping) == 1 and key != name and "." not in name and not isinstance(mapping[name], dict)
+        variable = key[: -len(name) - 1]
+        fault = explain_misspelt(variable, name) if is_alone else None
+        split = (variable, name) if fault else split_random_key(key)
+        if split is None:
+            return False
+        variable, distribution = split
+        mark = self._marks.keys[place if "." in name else place[:-1]]
+        if variable in settings:
+            first = settings[variable].key.line
+            message = f"{variable} is given twice (first on line {first}); it has one list, or one distribution"
+            self._problems.append(mark.problem(message))
+        self._note_groups(variable, mark)
+        if fault:
+            self._problems.append(self._marks.keys[place].problem(fault))
+            settings[variable] = Setting(Distribution(name, ()), mark, mark)
+            return True
+        given = self._setting(mapping[name], place)
+        setting = Setting(given.value, mark, given.at, given.items)
+        settings[variable] = read_random_axis(variable, distribution, setting, self._problems)
+        return True
 
     def _note_groups(self, key: str, mark: Mark) -> None:
         for end, letter in enumerate(key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from experiment.scalars import as_key
 
 Choice = tuple[int, ...]
-"""A combination as an index on each axis: the variables in the order of the spec, then the cases if there are any."""
+"""A combination as an index on each axis: the variables in the order of the spec, those that are drawn on one axis
+together, at the place of the first; then the cases if there are any."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +36,39 @@ def select(
     constants: Mapping[str, Any],
     variables: Mapping[str, Sequence[Any]],
     cases: Sequence[Mapping[str, Any]],
+    axes: Mapping[str, int],
 ) -> Selection:
-    """Find the combinations that have all the wanted values, by value: 1 is 1.0 and is not true."""
-    points: list[tuple[int, frozenset[int]]] = []
+    """Find the combinations that have all the wanted values, by value: 1 is 1.0 and is not true.
+
+    Args:
+        wanted: dotted key -> value.
+        constants: of the spec, as are `variables` and `cases`.
+        variables: as said; of drawn ones the values that were drawn.
+        cases: as said.
+        axes: the axis of each variable.
+    """
+    points: dict[int, frozenset[int]] = {}
+    asked: defaultdict[int, list[str]] = defaultdict(list)
     misfits: list[str] = []
     varied = {key for case in cases for key in case}
-    fitting_cases = frozenset(range(len(cases)))
-    axes = {key: axis for axis, key in enumerate(variables)}
+    case_axis = max(axes.values(), default=-1) + 1
     for key, value in wanted.items():
         same = as_key(value)
         if key in axes:
             fitting = frozenset(index for index, item in enumerate(variables[key]) if as_key(item) == same)
-            points.append((axes[key], fitting))
         elif key in varied:
             fitting = frozenset(index for index, case in enumerate(cases) if _has(case, constants, key, value))
-            fitting_cases &= fitting
         else:
             fitting = frozenset([0] if key in constants and as_key(constants[key]) == same else [])
+        if key in axes or key in varied:
+            axis = axes.get(key, case_axis)
+            points[axis] = points.get(axis, fitting) & fitting
+            asked[axis].append(key)
         if not fitting:
             misfits.append(key)
-    if cases and len(fitting_cases) < len(cases):
-        points.append((len(variables), fitting_cases))
-        if not fitting_cases and not misfits:
-            misfits = [key for key in wanted if key in varied]
-    return Selection(tuple(points), tuple(misfits))
+    if not misfits:
+        misfits = [key for axis, fitting in points.items() if not fitting for key in asked[axis]]
+    return Selection(tuple(points.items()), tuple(misfits))
 
 
 def _has(case: Mapping[str, Any], constants: Mapping[str, Any], key: str, value: Any) -> bool:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from experiment.assignments import parse_assignments
+from experiment.distributions import Distribution
 from experiment.layers import lay_over, override
 from experiment.loader import Mark, load_yaml
-from experiment.metadata import MetaData, find_template_problems, is_file, read_meta_data
+from experiment.metadata import MAX_COMBINATIONS, MetaData, find_template_problems, is_file, read_meta_data
 from experiment.problems import Problem, SpecError, suggest
-from experiment.scalars import show_value
-from experiment.sections import META_KEYS, Point, Sections, Setting, read_sections
+from experiment.scalars import as_key, show_value
+from experiment.sections import META_KEYS, SAMPLE_KEYS, Point, Sections, Setting, read_sections
 from experiment.selection import Selection, find_values, select
-
-MAX_COMBINATIONS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class ExperimentSpec:
         overrides: the texts of `-o`.
         meta: the section `meta_data`.
         constants: dotted key -> value, for every run; variables and cases go over it.
-        variables: dotted key -> the values to sweep, in the order of the spec.
+        variables: dotted key -> the values to sweep, in the order of the spec; of a random variable those drawn.
+        draws: the random variables, dotted key -> where its values come from. All of them are one axis.
         cases: points of one more axis, each dotted key -> value; empty without that axis.
         exclude: combinations to leave out, each dotted key -> value.
         notes: sentences for the user about what is accepted and may surprise.
@@ -44,6 +44,7 @@ class ExperimentSpec:
     meta: MetaData
     constants: dict[str, Any]
     variables: dict[str, list[Any]]
+    draws: dict[str, Distribution]
     cases: list[dict[str, Any]]
     exclude: list[dict[str, Any]]
     notes: tuple[str, ...]
@@ -52,7 +53,7 @@ class ExperimentSpec:
     @property
     def sources(self) -> list[str]:
         """What places are in: the files, then the overrides."""
-        return [*(str(file) for file in self.files), *(f"-o {text}" for text in self.overrides)]
+        return _name_sources(self.files, self.overrides)
 
     @cached_property
     def swept_keys(self) -> tuple[str, ...]:
@@ -66,15 +67,24 @@ class ExperimentSpec:
 
     def select(self, wanted: dict[str, Any]) -> Selection:
         """Find the combinations that have all of some values."""
-        return select(wanted, self.constants, self.variables, self.cases)
+        return select(wanted, self.constants, self.variables, self.cases, self.axes)
 
     def values_of(self, key: str) -> list[Any]:
         """Give the values that a key takes over the grid."""
         return find_values(key, self.constants, self.variables, self.cases)
 
+    @cached_property
+    def axes(self) -> dict[str, int]:
+        """Variable -> the number of its axis; random ones share one, at the place of the first of them."""
+        first = next(iter(self.draws), "")
+        leaders = [first if key in self.draws else key for key in self.variables]
+        numbers = {leader: number for number, leader in enumerate(dict.fromkeys(leaders))}
+        return {key: numbers[leader] for key, leader in zip(self.variables, leaders, strict=True)}
+
     def axis_lengths(self) -> list[int]:
         """Give the number of points on each axis: the variables, then the cases if there are any."""
-        return [len(values) for values in self.variables.values()] + ([len(self.cases)] if self.cases else [])
+        lengths = {axis: len(self.variables[key]) for key, axis in self.axes.items()}
+        return [*lengths.values(), *([len(self.cases)] if self.cases else [])]
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
@@ -98,12 +108,17 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
     elif not problems:
         message = "nothing to run: there are no constants and no variables; give at least algorithm_name and env_name"
         problems.append(Mark(str(path), 1, 1).problem(message))
-    spec = _build_spec(files, overrides, meta, sections)
-    if not problems:
-        problems += _find_grid_problems(spec, changed=bool(overrides))
+    problems += _find_sampling_problems(sections, path, changed=bool(overrides))
     if problems:
+        raise SpecError(sort_problems(problems, _name_sources(files, overrides)))
+    spec = _build_spec(files, overrides, meta, sections)
+    if problems := _find_grid_problems(spec, changed=bool(overrides)):
         raise SpecError(sort_problems(problems, spec.sources))
     return spec
+
+
+def _name_sources(files: Sequence[Path], overrides: Sequence[str]) -> list[str]:
+    return [*(str(file) for file in files), *(f"-o {text}" for text in overrides)]
 
 
 def sort_problems(problems: Sequence[Problem], sources: Sequence[str]) -> list[Problem]:
@@ -150,16 +165,19 @@ def _find_base(path: Path, extends: Setting, files: Sequence[Path], problems: li
 
 
 def _build_spec(files: Sequence[Path], overrides: Sequence[str], meta: MetaData, sections: Sections) -> ExperimentSpec:
+    draws = sections.find_draws()
+    drawn = {key: draw.draw(key, meta.samples or 0, meta.samples_seed) for key, draw in draws.items()}
     return ExperimentSpec(
         path=files[0],
         files=tuple(files),
         overrides=tuple(overrides),
         meta=meta,
         constants={key: setting.value for key, setting in sections.constants.items()},
-        variables={key: setting.value for key, setting in sections.variables.items()},
+        variables={key: drawn.get(key, setting.value) for key, setting in sections.variables.items()},
+        draws=draws,
         cases=[point.values() for point in sections.cases or ()],
         exclude=[point.values() for point in sections.exclude or ()],
-        notes=tuple(_note_overridden(sections)),
+        notes=(*_note_overridden(sections), *_note_sampling(sections, meta)),
         sections=sections,
     )
 
@@ -174,6 +192,34 @@ def _note_overridden(sections: Sections) -> list[str]:
         elif setting and sections.cases is not None:
             notes.append(f"{value} gives way to {len(setting)} of the {len(sections.cases)} cases ({setting[0].at})")
     return notes
+
+
+def _note_sampling(sections: Sections, meta: MetaData) -> list[str]:
+    """Say what is drawn, or that nothing is although `samples` is there."""
+    if draws := sections.find_draws():
+        points = f"{meta.samples} point{'s' * (meta.samples != 1)}"
+        return [f"{points} drawn of {', '.join(draws)} (samples_seed {meta.samples_seed})"]
+    unused = [f"{key} ({sections.meta[key].at})" for key in SAMPLE_KEYS if key in sections.meta]
+    return [f"{' and '.join(unused)} not used: no variable is random any more"] if unused else []
+
+
+def _find_sampling_problems(sections: Sections, path: Path, *, changed: bool) -> list[Problem]:
+    """Name random variables without a number of points, and the reverse."""
+    draws = sections.find_draws()
+    if draws and "samples" not in sections.meta:
+        key = next(iter(draws))
+        message = f"{key} is random; say in meta_data how many points to draw, for example samples: 20"
+        return [sections.variables[key].key.problem(message)]
+    if draws:
+        return []
+    problems = []
+    for key, setting in sections.meta.items():
+        # Those of a base, or of a file whose random variables -o has fixed, may well be without use this time.
+        here = setting.at.line == 0 or (not changed and setting.at.file == str(path))
+        if key in SAMPLE_KEYS and here:
+            repair = "write one under variables, such as learning_rate: {log_uniform: [1e-5, 1e-2]}"
+            problems.append(setting.key.problem(f"{key} is given and no variable is random; {repair}"))
+    return problems
 
 
 def _find_key_problems(sections: Sections, meta: MetaData) -> list[Problem]:
@@ -218,8 +264,8 @@ def _find_infinite(sections: Sections) -> list[Problem]:
     points = [setting for point in sections.cases or () for setting in point.settings.values()]
     problems = []
     for setting in [*sections.constants.values(), *sections.variables.values(), *points]:
-        values = zip(setting.value, setting.items, strict=True) if setting.items else [(setting.value, setting.at)]
-        for value, mark in values:
+        listed = setting.value.arguments if isinstance(setting.value, Distribution) else setting.value
+        for value, mark in zip(listed, setting.items, strict=True) if setting.items else [(listed, setting.at)]:
             if not _is_finite(value):
                 problems.append(mark.problem(f"every number must be finite, got {show_value(value)}"))
     return problems
@@ -244,8 +290,9 @@ def _find_grid_problems(spec: ExperimentSpec, *, changed: bool) -> list[Problem]
     problems = []
     for point, selection in zip(sections.exclude or (), spec.exclusions, strict=True):
         # A base's exclude, or one under -o, may well be about values that are not swept this time.
-        if selection.misfits and not changed and point.at.file == str(spec.path):
-            problems.append(_explain_misfit(spec, point, selection.misfits))
+        misfits = selection.misfits
+        if misfits and not changed and point.at.file == str(spec.path) and not _may_be_drawn(spec, point, misfits):
+            problems.append(_explain_misfit(spec, point, misfits))
     if not problems and spec.exclude and not any(_remaining(spec)):
         mark = sections.places["exclude"]
         problems.append(mark.problem(f"exclude leaves none of the {size} combinations"))
@@ -255,6 +302,11 @@ def _find_grid_problems(spec: ExperimentSpec, *, changed: bool) -> list[Problem]
 def _remaining(spec: ExperimentSpec) -> Iterator[bool]:
     choices = product(*(range(length) for length in spec.axis_lengths()))
     return (True for choice in choices if not any(selection.covers(choice) for selection in spec.exclusions))
+
+
+def _may_be_drawn(spec: ExperimentSpec, point: Point, misfits: Sequence[str]) -> bool:
+    """Say whether it is by chance alone that no combination has some values: a rule for points that weren't drawn."""
+    return all(key in spec.draws and spec.draws[key].can_repeat(point.settings[key].value) for key in misfits)
 
 
 def _explain_misfit(spec: ExperimentSpec, point: Point, misfits: Sequence[str]) -> Problem:
@@ -267,7 +319,7 @@ def _explain_misfit(spec: ExperimentSpec, point: Point, misfits: Sequence[str]) 
 
 def explain_missing_value(spec: ExperimentSpec, key: str, value: Any) -> str:
     """Say that no combination has this value of a key, and which values there are."""
-    values = spec.values_of(key)
+    values = list({as_key(item): item for item in spec.values_of(key)}.values())
     if isinstance(value, list) and not any(isinstance(item, list) for item in values):
         return f"{key} is never the list {show_value(value)}; write one entry for each value"
     shown = [show_value(item) for item in values[:8]] + ["..."] * (len(values) > 8)

@@ -27,6 +27,7 @@ from experiment.progress import open_view
 from experiment.provenance import record_provenance
 from experiment.run import Run, State
 from experiment.schedule import count_threads
+from experiment.sections import SAMPLE_KEYS
 from experiment.spec import ExperimentSpec
 from experiment.views import STOP_NAME, ViewError
 
@@ -172,11 +173,14 @@ def describe_spec(spec: ExperimentSpec, args: Namespace) -> str:
     if not args.overrides and len(spec.files) == 1:
         return spec.path.read_text(encoding="utf-8")
     empty: tuple[object, ...] = (None, "", ())
-    derived = ("runs_trainer", "script_file")
+    derived: tuple[str, ...] = ("runs_trainer", "script_file")
+    derived += () if spec.draws else SAMPLE_KEYS
     meta = {key: value for key, value in asdict(spec.meta).items() if value not in empty and key not in derived}
     # An entry that an override has left without any combination would be refused when this is read again.
     exclude = [entry for entry in spec.exclude if not spec.select(entry).misfits]
-    sections: dict[str, Any] = {"meta_data": meta, "constants": spec.constants, "variables": spec.variables}
+    # Distributions rather than drawn values: these would be read again as axes of their own.
+    variables = {key: spec.draws[key].describe() if key in spec.draws else v for key, v in spec.variables.items()}
+    sections: dict[str, Any] = {"meta_data": meta, "constants": spec.constants, "variables": variables}
     sections |= {"cases": spec.cases} if spec.cases else {}
     sections |= {"exclude": exclude} if exclude else {}
     made_of = " ".join([str(spec.path), *(f"-o {override}" for override in args.overrides)])

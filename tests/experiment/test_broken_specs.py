@@ -22,6 +22,7 @@ from experiment.spec import load_spec
 from rl.ddpg_config import DDPGConfig
 
 HEAD = "constants: {algorithm_name: ddpg, env_name: Pendulum-v1, max_timesteps: 3000}\n"
+SAMPLED = "meta_data: {samples: 8}\n" + HEAD
 
 BROKEN = [
     # Sections
@@ -78,6 +79,49 @@ BROKEN = [
     ("empty case", HEAD + "cases: [{tau: 0.1}, «{}]\n", "each entry of cases is a mapping with at least one key, got {}"),
     ("case twice", HEAD + "cases:\n  - {tau: 0.1}\n  - «{tau: 0.1}\n", "this case is the same as the one on line 3"),
     ("too many combinations", HEAD + "«variables:\n" + "".join(f"  k{i}: {list(range(11))}\n" for i in range(6)), "the grid has 1,771,561 combinations"),
+    # Random variables
+    ("misspelt distribution", SAMPLED + "variables: {tau: {«unifrom: [0.1, 0.2]}}\n", "tau: unknown distribution 'unifrom'; did you mean 'uniform'? (a setting of that name is written with a dot, tau.unifrom)"),
+    ("another tool's distribution", SAMPLED + "variables: {batch_size: {«randint: [8, 64]}}\n", "batch_size: unknown distribution 'randint'; did you mean 'int_uniform'?"),
+    ("missing distribution", SAMPLED + "variables: {tau: {«normal: [0, 1]}}\n", "tau: unknown distribution 'normal'; there are log_uniform, uniform, int_uniform, choice (a setting"),
+    ("bounds out of order", SAMPLED + "variables: {tau: {uniform: «[0.2, 0.1]}}\n", "tau: the low bound of uniform must be below the high one, got [0.2, 0.1]; write [0.1, 0.2]"),
+    ("equal bounds", SAMPLED + "variables: {batch_size: {int_uniform: «[8, 8]}}\n", "batch_size: the low bound of int_uniform must be below the high one, got [8, 8]; a constant has one value"),
+    ("log_uniform from 0", SAMPLED + "variables: {learning_rate: {log_uniform: [«0, 1e-2]}}\n", "learning_rate: a bound of log_uniform must be > 0, got 0"),
+    ("negative bound of log_uniform", SAMPLED + "variables: {learning_rate.log_uniform: [«-1e-5, 1e-2]}\n", "learning_rate: a bound of log_uniform must be > 0, got -1e-05"),
+    ("one bound", SAMPLED + "variables: {tau: {uniform: «[0.1]}}\n", "tau: uniform takes two numbers, [low, high], got [0.1]"),
+    ("three bounds", SAMPLED + "variables: {tau: {uniform: «[0.1, 0.2, 0.3]}}\n", "tau: uniform takes two numbers, [low, high], got [0.1, 0.2, 0.3]"),
+    ("a number for bounds", SAMPLED + "variables: {tau: {uniform: «0.1}}\n", "tau: uniform takes two numbers, [low, high], got 0.1"),
+    ("a mapping for bounds", SAMPLED + "variables: {tau: {uniform: «{low: 0.1, high: 0.2}}}\n", "tau: uniform takes two numbers, [low, high], got {low: 0.1, high: 0.2}"),
+    ("text as a bound", SAMPLED + "variables: {tau: {uniform: [0.1, «'0.2']}}\n", "tau: a bound of uniform must be a number, got '0.2'"),
+    ("truth value as a bound", SAMPLED + "variables: {tau: {uniform: [«false, 1]}}\n", "tau: a bound of uniform must be a number, got false"),
+    ("infinite bound", SAMPLED + "variables: {tau: {uniform: [0.1, «.inf]}}\n", "tau: every number must be finite, got .inf"),
+    ("bound beyond floats", SAMPLED + "variables: {tau: {uniform: [0.1, «1" + "0" * 309 + "]}}\n", "tau: a bound of uniform is too large for a float: 1000"),
+    ("broken bound of int_uniform", SAMPLED + "variables: {batch_size: {int_uniform: [1, «8.5]}}\n", "batch_size: a bound of int_uniform must be a whole number, got 8.5"),
+    ("huge bound of int_uniform", SAMPLED + "variables: {seed: {int_uniform: [0, «9007199254740993]}}\n", "seed: a bound of int_uniform must lie within 2**53, got 9007199254740993"),
+    ("empty choice", SAMPLED + "variables: {noise_type: {choice: «[]}}\n", "noise_type: choice takes the values to choose from, [a, b], got []"),
+    ("text as a choice", SAMPLED + "variables: {noise_type: {choice: «ou}}\n", "noise_type: choice takes the values to choose from, [a, b], got 'ou'"),
+    ("value twice in a choice", SAMPLED + "variables: {noise_type: {choice: [ou, gaussian, «ou]}}\n", "noise_type has the value 'ou' twice (first at 3:35)"),
+    ("infinite choice", SAMPLED + "variables: {max_grad_norm: {choice: [1.0, «.inf]}}\n", "every number must be finite, got .inf"),
+    ("two distributions", SAMPLED + "variables:\n  «tau:\n    uniform: [0.1, 0.2]\n    choice: [0.1]\n", "tau is given twice (first on line 4); it has one list, or one distribution"),
+    ("list and distribution", SAMPLED + "variables:\n  tau: [0.1]\n  «tau.uniform: [0.1, 0.2]\n", "tau is given twice (first on line 4); it has one list, or one distribution"),
+    ("distribution and part", SAMPLED + "variables: {env_kwargs: {choice: [1, 2]}, «env_kwargs.g: [9.8]}\n", "'env_kwargs.g' is a part of 'env_kwargs', which is given as a whole"),
+    ("random variable in cases too", SAMPLED + "variables: {tau: {uniform: [0.1, 0.2]}}\ncases: [{«tau: 0.1}]\n", "tau is in variables too (sweep.yaml:3)"),
+    ("random variable without samples", HEAD + "variables:\n  seed: [1, 2]\n  «tau: {uniform: [0.1, 0.2]}\n", "tau is random; say in meta_data how many points to draw, for example samples: 20"),
+    ("samples without a random variable", "meta_data: {«samples: 3}\n" + HEAD + "variables: {seed: [1, 2]}\n", "samples is given and no variable is random; write one under variables, such as learning_rate: {log_uniform: [1e-5, 1e-2]}"),
+    ("samples_seed without a random variable", "meta_data: {«samples_seed: 3}\n" + HEAD, "samples_seed is given and no variable is random"),
+    ("no samples", "meta_data: {samples: «0}\n" + HEAD + "variables: {tau: {uniform: [0.1, 0.2]}}\n", "samples must be a whole number >= 1, got 0"),
+    ("samples as a truth value", "meta_data: {samples: «true}\n" + HEAD + "variables: {tau: {uniform: [0.1, 0.2]}}\n", "samples must be a whole number >= 1, got true"),
+    ("samples as a float", "meta_data: {samples: «2.0}\n" + HEAD + "variables: {tau: {uniform: [0.1, 0.2]}}\n", "samples must be a whole number >= 1, got 2.0"),
+    ("too many samples", "meta_data: {samples: «1_000_000_000}\n" + HEAD + "variables: {tau: {uniform: [0.1, 0.2]}}\n", "samples must be <= 1,000,000, the most combinations of a grid, got 1000000000"),
+    ("negative samples_seed", "meta_data: {samples: 1, samples_seed: «-1}\n" + HEAD + "variables: {tau: {uniform: [0.1, 0.2]}}\n", "samples_seed must be a whole number >= 0, got -1"),
+    ("samples in constants", "constants: {algorithm_name: ddpg, «samples: 3}\n", "samples belongs in meta_data"),
+    ("samples at the top", HEAD + "«samples: 3\n", "samples belongs in meta_data, not at the top"),
+    ("too many samples of too many seeds", "meta_data: {samples: 1001}\n" + HEAD + f"«variables: {{tau: {{uniform: [0.1, 0.2]}}, seed: {list(range(1000))}, batch_size: {{int_uniform: [1, 9]}}}}\n", "the grid has 1,001,000 combinations (1001 x 1000)"),
+    ("drawn value out of range", SAMPLED + "variables:\n  seed: [1, 2]\n  learning_rate: {uniform: «[-2, -1]}\n", "learning_rate must be > 0, got -"),
+    ("choice out of range", SAMPLED + "variables: {learning_rate: {choice: [«-1.0, 1.0]}}\n", "learning_rate must be > 0, got -1.0 ("),
+    ("misspelt random variable", SAMPLED + "variables: {«learning_rat: {log_uniform: [1e-5, 1e-2]}}\n", "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+    ("exclude of a value that can't be drawn", SAMPLED + "variables: {batch_size: {int_uniform: [8, 9]}}\nexclude: [{batch_size: «10}]\n", "batch_size is never 10; its values are "),
+    ("exclude of no choice", SAMPLED + "variables: {noise_type: {choice: [ou, gaussian]}}\nexclude: [{noise_type: «uo}]\n", "noise_type is never 'uo'; its values are "),
+    ("exclude of a value that wasn't drawn", SAMPLED + "variables: {tau: {uniform: [0.1, 0.2]}}\nexclude: [{tau: «0.3}]\n", "tau is never 0.3; its values are 0."),
     # exclude
     ("misspelt key in exclude", HEAD + "variables: {seed: [1, 2]}\nexclude: [{«sed: 1}]\n", "exclude asks for 'sed', which no combination sets; did you mean 'seed'?"),
     ("value of exclude that nothing has", HEAD + "variables: {seed: [1, 2]}\nexclude: [{seed: «3}]\n", "seed is never 3; its values are 1, 2"),
@@ -239,6 +283,25 @@ def test_no_slip_of_the_pen_leads_to_anything_but_a_plan_or_problems(data: st.Da
         placed = [problem.file == "sweep.yaml" for problem in error.problems if "more" not in problem.message]
     else:
         placed = [run.folder.parent.parent == Path("logs") for run in runs]
+    assert all(placed)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_slip_of_the_pen_in_a_random_variable_leads_to_anything_else_either(data: st.DataObject) -> None:
+    text = "variables: {a: {log_uniform: [1e-5, 1e-2]}, b.c: {uniform: [0, 1]}, n: {int_uniform: [1, 4]}, "
+    text += "act: {choice: [x, y, [1]]}, seed: [1, 2]}\nexclude: [{n: 1}]\n"
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text) - 1))
+        end = start + data.draw(st.integers(0, 12))
+        text = text[:start] + data.draw(st.text(" \n:-[]{},.&*!'0a\0é", max_size=4)) + text[end:]
+    Path("sweep.yaml").write_text(text)
+    overrides = data.draw(st.sampled_from([["samples=3"], [], ["samples=2", "n={uniform: [0, 1]}"]]))
+    places = {"sweep.yaml", *(f"-o {override}" for override in overrides)}
+    try:
+        placed = [length > 0 for length in load_spec(Path("sweep.yaml"), overrides).axis_lengths()]
+    except SpecError as error:
+        placed = [problem.file in places for problem in error.problems]
     assert all(placed)
 
 

@@ -98,6 +98,64 @@ def test_the_last_variable_varies_fastest_and_cases_faster_still() -> None:
     ]
 
 
+SAMPLED = """\
+meta_data: {samples: 3}
+variables:
+  a: [1, 2]
+  lr: {log_uniform: [1e-5, 1e-2]}
+  seed: [0, 1]
+  layers: {int_uniform: [1, 9]}
+"""
+
+
+def test_random_variables_are_one_axis_at_the_place_of_the_first() -> None:
+    spec = load(SAMPLED + "cases: [{c: 5}, {c: 6}]\n")
+    assert spec.axis_lengths() == [2, 3, 2, 2]
+    points = list(zip(spec.variables["lr"], spec.variables["layers"], strict=True))
+    assert len(set(points)) == 3
+    wanted = itertools.product([1, 2], points, [0, 1], [5, 6])
+    found = [
+        tuple(combination.settings[key] for key in ["a", "lr", "seed", "layers", "c"])
+        for combination in expand_grid(spec)
+    ]
+    assert found == [(a, lr, seed, layers, c) for a, (lr, layers), seed, c in wanted]
+    assert count_combinations(spec) == 24
+
+
+def test_labels_have_the_drawn_values() -> None:
+    spec = load("meta_data: {samples: 2}\nvariables: {learning_rate: {log_uniform: [1e-5, 1e-2]}, seed: [7]}\n")
+    assert [make_label(spec, combination) for combination in expand_grid(spec)] == [
+        "learning_rate=0.002222,seed=7",
+        "learning_rate=0.0001763,seed=7",
+    ]
+
+
+def test_an_exclude_of_drawn_values_goes_by_point() -> None:
+    spec = load(SAMPLED)
+    (lr, *_), (_, layers, _) = spec.variables["lr"], spec.variables["layers"]
+    left = load(SAMPLED + f"exclude: [{{lr: {lr!r}, a: 1}}]\n")
+    assert count_combinations(left) == 10
+    with pytest.raises(SpecError, match="no combination has these values of lr and layers; remove the entry"):
+        load(SAMPLED + f"exclude: [{{lr: {lr!r}, layers: {layers}}}]\n")
+
+
+def test_an_exclude_may_be_a_rule_for_points_that_were_not_drawn() -> None:
+    text = "meta_data: {samples: 1}\nvariables: {layers: {int_uniform: [1, 4]}, act: {choice: [relu, tanh]}, "
+    text += "seed: [0, 1]}\nexclude: [{layers: 1.0, act: tanh}, {layers: 2}, {act: tanh, seed: 1}]\n"
+    assert labels_of(text) == ["layers=4,act=relu,seed=0", "layers=4,act=relu,seed=1"]
+
+
+def test_a_drawn_value_is_located_at_its_bounds_and_a_choice_at_its_item() -> None:
+    text = "meta_data: {samples: 8}\nvariables:\n  net: {tau: {uniform: [0, 1]}}\n  act: {choice: [relu, tanh]}\n"
+    spec = load(text)
+    for combination in expand_grid(spec):
+        assert locate(spec, combination, "net.tau") == Mark("x.yaml", 3, 24)
+        assert locate(spec, combination, "net.tau", "key") == Mark("x.yaml", 3, 9)
+        assert locate(spec, combination, "net", "key") == Mark("x.yaml", 3, 3)
+        column = 18 if combination.settings["act"] == "relu" else 24
+        assert locate(spec, combination, "act") == Mark("x.yaml", 4, column)
+
+
 def test_an_exclude_goes_by_value_over_all_of_its_keys() -> None:
     text = "constants: {f: 1}\nvariables: {a: [1, true, 2], b: [x, y]}\nexclude: [{a: 1.0, b: x, f: 1}, {b: y}]\n"
     assert labels_of(text) == ["a=true,b=x", "a=2,b=x"]

@@ -217,6 +217,62 @@ class TestOnly:
             plan(text, "seed=100", "learning_rate=0.001")
 
 
+class TestRandomVariables:
+    """Points that are drawn."""
+
+    TEXT = (
+        HEAD + "variables: {seed: [0, 1], learning_rate: {log_uniform: [1e-5, 1e-2]}, tau: {uniform: [0.001, 0.1]}}\n"
+    )
+
+    def plan(self, samples: int, text: str = TEXT, *only: str) -> Plan:
+        return plan(f"meta_data: {{samples: {samples}}}\n{text}", *only)
+
+    def test_a_plan_is_of_seeds_by_points(self) -> None:
+        made = self.plan(3)
+        assert made.notes == ("3 points drawn of learning_rate, tau (samples_seed 0)",)
+        assert [run.label for run in made.runs] == [
+            f"seed={seed},learning_rate={point}"
+            for seed in (0, 1)
+            for point in ("0.002222,tau=0.09763", "0.0001763,tau=0.07417", "0.004868,tau=0.02685")
+        ]
+
+    def test_more_samples_add_runs_and_keep_those_that_are_there(self) -> None:
+        few, more = self.plan(20), self.plan(50)
+        assert (len(few.runs), len(more.runs)) == (40, 100)
+        assert {(run.id, run.folder) for run in few.runs} < {(run.id, run.folder) for run in more.runs}
+
+    def test_one_more_random_variable_leaves_the_others_as_they_were(self) -> None:
+        def points(made: Plan) -> list[tuple[float, float]]:
+            settings = [made.check_again(run.id).settings for run in made.runs]
+            return list(dict.fromkeys((row["learning_rate"], row["tau"]) for row in settings))
+
+        more = self.TEXT.replace("seed:", "discount: {uniform: [0.9, 1]}, seed:")
+        assert points(self.plan(5)) == points(self.plan(5, more))
+
+    def test_only_asks_for_a_drawn_value(self) -> None:
+        assert [run.label for run in self.plan(3, self.TEXT, "tau=0.07417", "seed=1").runs] == [
+            "seed=1,learning_rate=0.0001763,tau=0.07417"
+        ]
+        with pytest.raises(SpecError, match=r"--only tau=0\.5: tau is never 0\.5; its values are 0\.09763, 0\.07417"):
+            self.plan(3, self.TEXT, "tau=0.5")
+        with pytest.raises(SpecError, match="no combination has all of these"):
+            self.plan(3, self.TEXT, "tau=0.07417", "learning_rate=0.002222")
+
+    def test_points_that_are_alike_share_a_run(self) -> None:
+        made = self.plan(20, HEAD + "variables: {batch_size: {int_uniform: [8, 11]}}\n")
+        assert (made.combinations, len(made.runs)) == (20, 4)
+        assert made.notes[1].startswith("20 combinations make 4 runs, for some mean the same")
+
+    def test_drawn_values_out_of_range_are_one_problem_with_their_number(self) -> None:
+        text = HEAD + "variables: {seed: [0, 1], tau: {uniform: [-1, 3]}}\n"
+        with pytest.raises(SpecError) as caught:
+            self.plan(40, text)
+        low, high = sorted(str(problem) for problem in caught.value.problems)
+        pattern = r"x\.yaml:3:42: tau must be {}, got {}\d\.\d+ \((\d+) of 80 runs\)"
+        matches = [re.fullmatch(pattern.format("<= 1", ""), low), re.fullmatch(pattern.format("> 0", "-?"), high)]
+        assert all(match and 8 < int(match[1]) < 60 for match in matches)
+
+
 class TestOtherScripts:
     """A `script_path` that isn't ours."""
 
@@ -325,4 +381,5 @@ def test_the_examples_of_the_documentation_are_planned() -> None:
         "named.yaml": 6,
         "base.yaml": 6,
         "small.yaml": 6,
+        "random.yaml": 40,
     }

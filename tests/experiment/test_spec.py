@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiment.distributions import Distribution
 from experiment.loader import Mark
 from experiment.metadata import OUR_TRAINER
 from experiment.problems import SpecError
@@ -236,6 +237,116 @@ class TestOverrides:
 
     def test_a_key_given_twice_is_refused(self) -> None:
         assert problems_of(BASE, "tau=1", "tau=2") == ["-o tau=2: tau is given twice (also as -o tau=1)"]
+
+
+RANDOM = "meta_data: {samples: 4}\nconstants: {a: 1}\nvariables: {lr: {log_uniform: [1e-5, 1e-2]}, seed: [0, 1]}\n"
+
+
+class TestRandomVariables:
+    """`key: {distribution: ...}` under `variables`."""
+
+    def test_nesting_and_dots_are_the_same_thing(self) -> None:
+        nested, dotted = (
+            load(RANDOM),
+            load(RANDOM.replace("lr: {log_uniform: [1e-5, 1e-2]}", "lr.log_uniform: [1e-5, 1e-2]")),
+        )
+        assert nested.draws == dotted.draws == {"lr": Distribution("log_uniform", (1e-5, 1e-2))}
+        assert nested.variables == dotted.variables
+        deep = "meta_data: {samples: 4}\nvariables: {net: {opt.lr: {uniform: [0, 1]}}}\n"
+        assert list(load(deep).variables) == ["net.opt.lr"]
+
+    def test_what_is_drawn_is_said(self) -> None:
+        text = "meta_data: {samples: 4, samples_seed: 3}\nvariables: {b: {uniform: [0, 1]}, c: {choice: [x]}}\n"
+        assert load(text).notes == ("4 points drawn of b, c (samples_seed 3)",)
+        assert load(RANDOM, "samples=1").notes == ("1 point drawn of lr (samples_seed 0)",)
+
+    def test_more_samples_keep_the_first_and_other_variables_don_t_matter(self) -> None:
+        few = load(RANDOM).variables["lr"]
+        more = load(RANDOM, "samples=9", "tau={uniform: [0, 1]}", "seed={int_uniform: [0, 9]}").variables
+        assert more["lr"][:4] == few
+        assert [len(more[key]) for key in ("lr", "seed", "tau")] == [9, 9, 9]
+        assert list(more) == ["lr", "seed", "tau"]
+        other = load(RANDOM, "samples_seed=1").variables["lr"]
+        assert not set(other) & set(few)
+
+    def test_whole_numbers_may_be_written_as_floats(self) -> None:
+        text = "meta_data: {samples: 4}\nvariables: {n: {int_uniform: [1e3, 2e3]}}\n"
+        assert load(text).draws["n"] == Distribution("int_uniform", (1000, 2000))
+
+    def test_a_choice_may_be_of_anything(self) -> None:
+        text = "meta_data: {samples: 40}\nvariables: {n: {choice: [[64, 64], {g: 1}, null, true, 1]}}\n"
+        drawn = load(text).variables["n"]
+        assert all(value in drawn for value in ([64, 64], {"g": 1}, None, True, 1))
+
+    def test_a_setting_that_is_named_like_a_distribution_can_be_swept(self) -> None:
+        text = "constants: {net.choice: 1, uniform: 2}\nvariables: {choice: [1, 2], opt.choices: [3]}\n"
+        spec = load(text, "net.choice=7")
+        assert (spec.constants["net.choice"], spec.draws) == (7, {})
+        assert spec.variables == {"choice": [1, 2], "opt.choices": [3]}
+
+    def test_an_override_fixes_a_random_variable_or_lists_its_values(self) -> None:
+        fixed = load(RANDOM, "lr=0.1")
+        assert (fixed.constants, fixed.variables) == ({"a": 1, "lr": 0.1}, {"seed": [0, 1]})
+        assert fixed.notes == ("samples (sweep.yaml:1) not used: no variable is random any more",)
+        assert load(RANDOM, "lr=[0.1, 0.2]").variables == {"lr": [0.1, 0.2], "seed": [0, 1]}
+
+    def test_an_override_makes_a_key_random_whatever_it_was(self) -> None:
+        text = (
+            "constants: {c: 0, algorithm_name: ddpg}\nvariables: {seed: [0, 1]}\ncases: [{p: 1, q: 1}, {p: 2, q: 1}]\n"
+        )
+        spec = load(text, "samples=5", "c={uniform: [0, 1]}", "p.choice=[1, 2]", "seed={int_uniform: [0, 99]}")
+        assert spec.axis_lengths() == [5, 1]
+        assert (list(spec.variables), spec.constants, spec.cases) == (
+            ["seed", "c", "p"],
+            {"algorithm_name": "ddpg"},
+            [{"q": 1}],
+        )
+        assert load(RANDOM, "meta_data.samples=2", "lr={uniform: [3, 4]}").draws["lr"].arguments == (3.0, 4.0)
+
+    def test_a_choice_of_lists_keeps_its_brackets_under_an_override(self) -> None:
+        text = "meta_data: {samples: 2}\nvariables: {dims: {choice: [[64], [64, 64]]}}\n"
+        (found,) = problems_of(text, "dims=[32, 16]")
+        assert found == "-o dims=[32, 16]: dims is swept over lists; write dims=[[32, 16]] to fix it to [32, 16]"
+
+    @pytest.mark.parametrize(
+        ("override", "problem"),
+        [
+            ("lr={unifrom: [0, 1]}", "lr: unknown distribution 'unifrom'; did you mean 'uniform'?"),
+            ("lr={uniform: [1, 0]}", "lr: the low bound of uniform must be below the high one, got [1, 0]"),
+            ("lr={uniform: [0, true]}", "lr: a bound of uniform must be a number, got true"),
+            ("lr={uniform: 3}", "lr: uniform takes two numbers, [low, high], got 3"),
+            ("lr={choice: [1, 1]}", "lr has the value 1 twice"),
+            ("lr={uniform: [0, 1], choice: [1]}", "lr is given twice (also as -o lr={uniform: [0, 1], choice: [1]})"),
+            ("samples=0", "samples must be a whole number >= 1, got 0"),
+            ("samples=[1, 2]", "samples must be a whole number >= 1, got [1, 2]"),
+            ("samples_seed=x", "samples_seed must be a whole number >= 0, got 'x'"),
+        ],
+    )
+    def test_what_is_wrong_with_an_override_names_it(self, override: str, problem: str) -> None:
+        (found,) = problems_of(RANDOM, override)
+        assert found.startswith(f"-o {override}: {problem}")
+
+    def test_a_value_and_a_distribution_of_one_key_are_refused(self) -> None:
+        (found,) = problems_of(RANDOM, "lr=3", "lr={uniform: [0, 1]}")
+        assert found == "-o lr={uniform: [0, 1]}: lr is given twice (also as -o lr=3)"
+
+    def test_samples_and_random_variables_need_each_other_under_an_override_too(self) -> None:
+        (missing,) = problems_of(BASE, "tau={uniform: [0, 1]}")
+        assert missing.startswith("-o tau={uniform: [0, 1]}: tau is random; say in meta_data how many points to draw")
+        (useless,) = problems_of(BASE, "samples=3")
+        assert useless.startswith("-o samples=3: samples is given and no variable is random")
+
+    def test_a_base_s_random_variables_are_inherited_and_ended(self) -> None:
+        write(RANDOM, "base.yaml")
+        more = load("meta_data: {extends: base.yaml, samples: 6}\nvariables: {tau: {uniform: [0, 1]}}\n")
+        assert (list(more.draws), more.axis_lengths()) == (["lr", "tau"], [6, 2])
+        ended = load("meta_data: {extends: base.yaml}\nconstants: {lr: 0.1}\n")
+        assert ended.notes == ("samples (base.yaml:1) not used: no variable is random any more",)
+
+    def test_another_script_may_have_a_setting_called_samples(self) -> None:
+        Path("mine.py").touch()
+        text = "meta_data: {script_path: mine.py}\nconstants: {samples: 4}\n"
+        assert load(text, "samples=5").constants == {"samples": 5}
 
 
 def test_values_count_as_the_same_by_meaning() -> None:
