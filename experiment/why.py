@@ -18,7 +18,7 @@ from experiment.progress import describe, read_progress
 from experiment.provenance import hash_code
 from experiment.run import Run, RunStatus, State
 from experiment.schedule import DEVICE_GONE
-from experiment.stored import find_newest_whole
+from experiment.stored import find_newest_whole, list_stored
 from experiment.views import list_lines, read_plan
 
 SHOWN_LINES = 12
@@ -111,9 +111,11 @@ class Case:
     def point_of_resume(self) -> str:
         """Say from where it would go on."""
         newest = find_newest_whole(self.run.checkpoints_dir)
-        if newest is None:
-            return "from the start (it has no valid checkpoint)"
-        return f"from step {newest.step:,} (newest valid checkpoint)"
+        if newest is not None:
+            return f"from step {newest.step:,} (newest valid checkpoint)"
+        if any(not stored.is_unfinished() for stored in list_stored(self.run.checkpoints_dir, "step")):
+            return "from none of its checkpoints, which are broken: it will say so and fail"
+        return "from the start (it has no checkpoint)"
 
 
 def print_why(run: Run) -> None:
@@ -202,8 +204,8 @@ def explain_failed(case: Case) -> tuple[list[str], str]:
     assert ending is not None
     end = describe_ending(ending, run.console_path(case.status.attempt))
     meaning = REASONS.get(ending["reason"], end.message)
-    how = f"ended with {ending['returncode']}" if ending["returncode"] >= 0 else "was ended from outside"
-    sentences = [f"its last attempt ({case.status.attempt}) {how}{_say_wall(ending)}: {meaning}."]
+    how = f"ended with {ending['returncode']}{_say_wall(ending)}"
+    sentences = [f"its last attempt ({case.status.attempt}) {how}: {meaning}."]
     failures = run.count_failures(0)
     if failures > 1:
         sentences.append(f"It has failed {failures} times.")

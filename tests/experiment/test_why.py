@@ -123,6 +123,8 @@ def test_a_lost_run_goes_on_from_its_newest_whole_checkpoint(run: Run, capsys: p
     assert "The same command resumes it from step 12,000 (newest valid checkpoint):" in text
     assert f"\n  {COMMAND}\n" in text
     assert "1 without an ending" in text
+    (run.checkpoints_dir / "step_00012000.pt").write_bytes(b"half")
+    assert "resumes it from none of its checkpoints, which are broken" in read_why(run, capsys)
 
 
 def test_a_run_whose_results_were_put_aside_is_told_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
