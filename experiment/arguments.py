@@ -13,6 +13,8 @@ Run an experiment: one spec in, a grid of resumable runs out, a report at the en
   python run_experiment.py -e exp_specs/quickstart.yaml -n          show what would be run
   python run_experiment.py status -e exp_specs/quickstart.yaml      from another terminal: how far it is
   python run_experiment.py logs ID                                  what a run wrote
+  python run_experiment.py why ID                                   why a run is in its state, and what goes on with it
+  python run_experiment.py gc -e exp_specs/quickstart.yaml          what may go, and what that frees; --yes deletes it
   python run_experiment.py stop -e exp_specs/quickstart.yaml        let all its runs checkpoint and stop
 """
 
@@ -49,8 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("view", nargs="?", choices=("status", "logs", "stop"), help="look at an experiment instead")
-    parser.add_argument("target", nargs="?", help="for logs: a run's id, or the beginning of it")
+    views = ("status", "logs", "why", "gc", "stop")
+    parser.add_argument("view", nargs="?", choices=views, help="look at an experiment, or after it, instead")
+    parser.add_argument("target", nargs="?", help="for logs and why: a run's id, or the beginning of it")
     parser.add_argument(
         "-e", dest="spec", type=Path, metavar="SPEC", help="the spec (a view also takes logs/<exp_name>)"
     )
@@ -60,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="KEY=VALUE", help="just these combinations")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show the runs, their ids, sizes and status")
     parser.add_argument("--json", action="store_true", help="with -n or status: a JSON object a line")
+    parser.add_argument("--yes", action="store_true", help="with gc: delete what it lists")
     parser.add_argument("--no-count", action="store_true", help="with -n: don't count parameters (starts no process)")
     parser.add_argument(
         "--rerun", metavar="failed|all|ID", help="run these again, also if they are done or have failed"

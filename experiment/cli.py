@@ -22,6 +22,8 @@ BAD_USAGE, NO_DEVICE, FAILED = 2, 3, 1
 READ_BY = {
     "status": {"view", "target", "spec", "overrides", "log_root", "json"},
     "logs": {"view", "target", "spec", "overrides", "log_root"},
+    "why": {"view", "target", "spec", "overrides", "log_root"},
+    "gc": {"view", "target", "spec", "overrides", "log_root", "yes"},
     "stop": {"view", "target", "spec", "overrides", "log_root"},
 }
 
@@ -78,26 +80,51 @@ def refuse_unread_flags(args: Namespace, parser: ArgumentParser) -> None:
 
 
 def look(args: Namespace, parser: ArgumentParser) -> int:
-    """Show or stop an experiment that was launched before."""
-    from experiment.views import ViewError, find_run, print_logs, print_status, request_stop
+    """Show, clean or stop an experiment that was launched before."""
+    from experiment.views import ViewError
 
     try:
-        if args.view == "logs":
-            if not args.target:
-                parser.error("logs: give a run's id; status lists them")
-            print_logs(find_run(args.target, list_experiments(args)))
+        if args.view in ("logs", "why"):
+            look_at_run(args, parser)
             return 0
         if args.target:
             parser.error(f"{args.view}: give the experiment by -e")
-        if not args.spec:
-            parser.error(f"{args.view}: give -e SPEC or -e logs/<exp_name>")
-        experiment_dir = find_experiment(args)
-        if args.view == "stop":
-            return 1 if request_stop(experiment_dir) else 0
-        print_status(experiment_dir, args.json)
+        if args.view == "gc":
+            from experiment.garbage import collect_garbage
+
+            collect_garbage(list_experiments(args), delete=args.yes)
+            return 0
+        return look_at_experiment(args, parser)
     except ViewError as error:
         print(error, file=sys.stderr)
         return BAD_USAGE
+
+
+def look_at_run(args: Namespace, parser: ArgumentParser) -> None:
+    """Show what one run wrote, or why it is in its state."""
+    from experiment.views import find_run, print_logs
+
+    if not args.target:
+        parser.error(f"{args.view}: give a run's id; status lists them")
+    run = find_run(args.target, list_experiments(args))
+    if args.view == "logs":
+        print_logs(run)
+        return
+    from experiment.why import print_why
+
+    print_why(run)
+
+
+def look_at_experiment(args: Namespace, parser: ArgumentParser) -> int:
+    """Show how far an experiment is, or stop it."""
+    from experiment.views import print_status, request_stop
+
+    if not args.spec:
+        parser.error(f"{args.view}: give -e SPEC or -e logs/<exp_name>")
+    experiment_dir = find_experiment(args)
+    if args.view == "stop":
+        return 1 if request_stop(experiment_dir) else 0
+    print_status(experiment_dir, args.json)
     return 0
 
 
@@ -128,6 +155,8 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         parser.error("--retry: give 0 or more")
     if args.json and not args.dry_run:
         parser.error("--json goes with -n or status")
+    if args.yes:
+        parser.error("--yes goes with gc")
     spec = load_spec(args.spec, args.overrides)
     if args.dry_run:
         from experiment.dry_run import show_plan

@@ -38,6 +38,22 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     sync_folder(path.parent)
 
 
+def find_temporaries(folder: Path) -> list[Path]:
+    """Give what `write_atomically` has in progress in a folder, or left there when it was killed."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in names if _TEMPORARY.fullmatch(name)]
+
+
+def name_target(temporary: Path) -> str:
+    """Give the name that a file in progress was to get."""
+    match = _TEMPORARY.fullmatch(temporary.name)
+    assert match is not None, temporary
+    return match[1]
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object atomically."""
     write_atomically(path, [json.dumps(value, allow_nan=False).encode() + b"\n"])
@@ -80,6 +96,23 @@ def append_event(path: Path, event: str, run: str | None = None, **details: Any)
         os.close(descriptor)
 
 
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Read `events.jsonl`, the oldest first; none where there is no file. A line that was cut to fit is passed over."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("event"), str) and isinstance(row.get("time"), str):
+            rows.append(row)
+    return rows
+
+
 def now_text() -> str:
     """Give the time in UTC as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -111,6 +144,7 @@ def _write_value(value: object) -> str:
     return json.dumps(value)
 
 
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _NOT_PLAIN = {
     word

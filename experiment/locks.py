@@ -7,6 +7,7 @@ rival of whoever claims the run at that moment).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -37,6 +38,26 @@ def wait_for_lock(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     return descriptor
+
+
+def list_holders(path: Path) -> list[int]:
+    """Give the pids of the processes of this machine that have a lock's file open, as far as we may see them."""
+    wanted = str(path.resolve())
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return sorted(pid for pid in pids if wanted in _list_open_files(pid))
+
+
+def _list_open_files(pid: int) -> list[str]:
+    """Give what a process has open; nothing where it has ended or is somebody else's."""
+    folder = Path(f"/proc/{pid}/fd")
+    names = []
+    try:
+        for descriptor in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                names.append(os.readlink(folder / descriptor))  # noqa: PTH115  a text: it needn't be a path
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return []
+    return names
 
 
 def is_locked(path: Path) -> bool:

@@ -64,17 +64,22 @@ def find_checkpoint_step(run: Run) -> int:
 
 
 def is_settled(run: Run, status: RunStatus, request: Request) -> bool:
-    """Tell whether a run is to be left as it is: done, or failed with this code and not asked for again.
+    """Tell whether a run is to be left as it is: done, or failed with this code and not asked for again."""
+    if status.state is not State.FAILED:
+        return status.state is State.DONE
+    return not request.retries and is_left_failed(run, status, request.code_version)
+
+
+def is_left_failed(run: Run, status: RunStatus, code_version: str) -> bool:
+    """Tell whether a run that failed is left so by a launch with this code that doesn't ask for it.
 
     One that was killed from outside, or whose device was gone, goes on; the former some times only.
     """
-    if status.state is not State.FAILED:
-        return status.state is State.DONE
-    if request.retries or run.read_start(status.attempt).get("code_version") != request.code_version:
+    if run.read_start(status.attempt).get("code_version") != code_version:
         return False
     ending = read_ending(run, status)
     if ending is not None and was_killed(ending):
-        return run.count_failures(status.attempt - 1 - RESUMES_AFTER_KILL) > RESUMES_AFTER_KILL
+        return run.count_failures(max(0, status.attempt - 1 - RESUMES_AFTER_KILL)) > RESUMES_AFTER_KILL
     return ending is None or ending.returncode != DEVICE_GONE
 
 

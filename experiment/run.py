@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from experiment.files import read_json, write_json
+from experiment.files import find_temporaries, name_target, read_json, write_json
 from experiment.identity import ID_LENGTH
 from experiment.locks import acquire_lock, is_locked, wait_for_lock
 
@@ -132,6 +132,31 @@ class Run:
     def console_path(self, attempt: int) -> Path:
         return self.attempt_dir(attempt) / "console.log"
 
+    def archive_dir(self, attempt: int) -> Path:
+        """What the run had written by the end of an attempt, where it has started again since."""
+        return self.attempt_dir(attempt) / "archive"
+
+    def list_archived_checkpoints(self) -> list[Path]:
+        """Give the `checkpoints/` of earlier lives of the run."""
+        folders = [self.archive_dir(number) / "checkpoints" for number in range(1, self.last_attempt() + 1)]
+        return [folder for folder in folders if folder.is_dir()]
+
+    def list_temporaries(self) -> list[Path]:
+        """Give the files that holders of the run's lock have in progress, or left half written when killed."""
+        theirs = {path.name for path in (self.config_path, self.exit_path, self.summary_path, self._archiving_path)}
+        found = [path for path in find_temporaries(self.folder) if name_target(path) in theirs]
+        for number in range(1, self.last_attempt() + 1):
+            found += find_temporaries(self.attempt_dir(number))
+        for checkpoints in (self.checkpoints_dir, *self.list_archived_checkpoints()):
+            found += find_temporaries(checkpoints) + find_temporaries(checkpoints / "replay")
+        return found
+
+    def list_loose_temporaries(self) -> list[Path]:
+        """Give the same of those who need no lock: pictures and analyses of a policy."""
+        theirs = set(self.list_temporaries())
+        loose = find_temporaries(self.folder) + find_temporaries(self.inside_dir)
+        return [path for path in loose if path not in theirs]
+
     def last_attempt(self) -> int:
         """Give the number of the last attempt, 0 where none was started."""
         try:
@@ -162,7 +187,7 @@ class Run:
         note = read_json(self._archiving_path)
         if note is None:
             return
-        target = self.attempt_dir(note["attempt"]) / "archive"
+        target = self.archive_dir(note["attempt"])
         target.mkdir(parents=True, exist_ok=True)
         curve = (self.metrics_path, self.tensorboard_dir)
         results = (self.exit_path, self.summary_path, self.checkpoints_dir, *curve, self.samples_path, self.inside_dir)

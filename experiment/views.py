@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiment.engines.local import last_line
 from experiment.files import append_event, now_text, write_json
@@ -34,32 +35,46 @@ class Line:
     total: int | None
 
 
-def list_lines(experiment_dir: Path) -> Iterator[Line]:
-    """Give each planned run with its status now, then the runs that the plan has left behind.
+def read_plan(experiment_dir: Path, wanted: str = "") -> Iterator[dict[str, Any]]:
+    """Give the rows of an experiment's plan, one a combination, whose ids begin so.
 
     Raises:
-        ViewError: nothing was ever launched there.
+        ViewError: nothing was ever launched there, or a row is cut short.
     """
     plan = experiment_dir / "plan.jsonl"
     if not plan.exists():
         raise ViewError(
             f"{experiment_dir} holds no experiment: it has no plan.jsonl; run_experiment.py -e SPEC makes one"
         )
-    folders = {run.id: run for run in find_runs(experiment_dir)}
-    seen: set[str] = set()
     with plan.open(encoding="utf-8") as rows:
         for number, text in enumerate(rows, 1):
+            # Before it is parsed: a plan may have a hundred thousand rows, and one of them is looked for.
+            if f'"id": "{wanted}' not in text and text.startswith('{"id": "'):
+                continue
             try:
-                row = json.loads(text)
+                row: dict[str, Any] = json.loads(text)
             except ValueError:
                 raise ViewError(
                     f"{plan}:{number}: this line is cut short; launching the spec again rewrites it"
                 ) from None
-            if row["id"] in seen:
-                continue
-            seen.add(row["id"])
-            run = folders.get(row["id"]) or Run.create_path(experiment_dir, row["label"], row["id"])
-            yield Line(run, run.status(), True, row["settings"].get("max_timesteps"))
+            if row["id"].startswith(wanted):
+                yield row
+
+
+def list_lines(experiment_dir: Path) -> Iterator[Line]:
+    """Give each planned run with its status now, then the runs that the plan has left behind.
+
+    Raises:
+        ViewError: nothing was ever launched there.
+    """
+    folders = {run.id: run for run in find_runs(experiment_dir)}
+    seen: set[str] = set()
+    for row in read_plan(experiment_dir):
+        if row["id"] in seen:
+            continue
+        seen.add(row["id"])
+        run = folders.get(row["id"]) or Run.create_path(experiment_dir, row["label"], row["id"])
+        yield Line(run, run.status(), True, row["settings"].get("max_timesteps"))
     for run_id, run in folders.items():
         if run_id not in seen:
             yield Line(run, run.status(), False, None)
@@ -99,12 +114,12 @@ def _as_object(line: Line) -> dict[str, object]:
 
 
 def find_run(run_id: str, folders: list[Path]) -> Run:
-    """Give the run whose id begins so.
+    """Give the run whose id begins so, started or only planned.
 
     Raises:
         ViewError: none does, or several do.
     """
-    found = [run for folder in folders for run in find_runs(folder) if run.id.startswith(run_id)]
+    found = [run for folder in folders for run in _find_beginning(run_id, folder)]
     if len(found) == 1 and run_id:
         return found[0]
     if len({run.id for run in found}) == 1:
@@ -114,6 +129,13 @@ def find_run(run_id: str, folders: list[Path]) -> Run:
     if not found or not run_id:
         raise ViewError(f"no run has the id {run_id!r} in {places}; `status` lists them")
     raise ViewError(f"{run_id!r} begins {len(found)} ids: {', '.join(run.id for run in found[:5])}; give more of it")
+
+
+def _find_beginning(run_id: str, experiment_dir: Path) -> list[Run]:
+    started = [run for run in find_runs(experiment_dir) if run.id.startswith(run_id)]
+    planned = {row["id"]: row["label"] for row in read_plan(experiment_dir, run_id)}
+    labels = {own_id: label for own_id, label in planned.items() if own_id not in {run.id for run in started}}
+    return started + [Run.create_path(experiment_dir, label, own_id) for own_id, label in labels.items()]
 
 
 def print_logs(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.files import write_json
+from experiment.stored import seal_manifest
 from training.segments import StoredLog
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of the checkpoint at `path` atomically, with a hash over itself."""
     replay = {key: asdict(log) for key, log in manifest.replay.items()}
     content = {"format": FORMAT, **vars(manifest), "replay": replay, "facts": dict(manifest.facts)}
-    write_json(manifest_path(path), {**content, "seal": _seal(content)})
+    write_json(manifest_path(path), {**content, "seal": seal_manifest(content)})
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -74,7 +74,7 @@ def read_manifest(path: Path) -> Manifest:
         raise InvalidCheckpointError(f"it has no manifest {file.name}: its save was cut off", unfinished=True) from None
     try:
         content = json.loads(text)
-        seal, sealed = content.pop("seal"), _seal(content)
+        seal, sealed = content.pop("seal"), seal_manifest(content)
         newer = content.pop("format") > FORMAT
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InvalidCheckpointError(f"its manifest {file.name} is no manifest") from None
@@ -87,7 +87,3 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(replay=replay, **content)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InvalidCheckpointError(f"its manifest {file.name} lacks something or has too much") from None
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

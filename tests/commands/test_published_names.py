@@ -54,8 +54,8 @@ DIFFUSION_KEYS = {
     "rl_clip_range", "rl_target_kl", "rl_tuned_steps", "discount", "gae_lambda", "denoising_discount",
 }  # fmt: skip
 FLAGS = {
-    "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--no-count", "--rerun", "--retry",
-    "--timeout", "--log-root", "--plain", "--no-report",
+    "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--yes", "--no-count", "--rerun",
+    "--retry", "--timeout", "--log-root", "--plain", "--no-report",
 }  # fmt: skip
 PLAY_FLAGS = {
     "record": {

@@ -49,8 +49,9 @@ def test_status_is_told_for_people_and_for_programs(experiment: Path, capsys: py
 
 def test_a_run_is_found_by_the_beginning_of_its_id(experiment: Path) -> None:
     assert find_run("fff", [experiment]).label == "old=1"
-    with pytest.raises(ViewError, match="begins 2 ids"):
+    with pytest.raises(ViewError, match="begins 3 ids"):
         find_run("0000", [experiment])
+    assert find_run(IDS[2], [experiment]).label == "seed=2"
     with pytest.raises(ViewError, match="no run has the id 'abc'"):
         find_run("abc", [experiment])
     with pytest.raises(ViewError, match="no run has the id ''"):
