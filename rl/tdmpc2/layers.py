@@ -55,11 +55,19 @@ def drop_out(features: Tensor, share: float, generator: torch.Generator | None) 
     return features * (kept / (1 - share))
 
 
+class Head(Linear):
+    """A last layer, which may be of another number type than those before it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Give (..., out_features) in the layer's type; the argument's name is torch's."""
+        return super().forward(input.to(self.weight.dtype))
+
+
 def build_mlp(dims: Sequence[int], last: Literal["simnorm"] | None = None, group: int = 8) -> nn.Sequential:
     """Give normed layers with Mish between them; the last is bare, or ends in `simnorm`."""
     layers: list[nn.Module] = [NormedLinear(inner, outer) for inner, outer in pairwise(dims[:-1])]
     inner, outer = dims[-2:]
-    layers.append(Linear(inner, outer) if last is None else NormedLinear(inner, outer, activation=last, group=group))
+    layers.append(Head(inner, outer) if last is None else NormedLinear(inner, outer, activation=last, group=group))
     return nn.Sequential(*layers)
 
 
@@ -154,7 +162,7 @@ class Ensemble(nn.Module):
                 if layer == 0 and self.training and self.dropout > 0:
                     features = drop_out(features, self.dropout, generator)
                 features = norm_mish(features, norm_weights[layer][member], norm_biases[layer][member])
-            out.append(project(features, weights[2][member], biases[2][member]))
+            out.append(project(features.to(weights[2][member].dtype), weights[2][member], biases[2][member]))
         return torch.stack(out)
 
     @torch.no_grad()

@@ -227,8 +227,16 @@ class WorldModel(nn.Module):
 
 
 def build_half(model: WorldModel) -> WorldModel:
-    """Give a copy in bfloat16 that no gradient reaches, in eval mode; `refresh_half` has it follow the model."""
-    return copy.deepcopy(model).requires_grad_(False).eval().to(torch.bfloat16)
+    """Give a copy in bfloat16 that no gradient reaches, in eval mode; `refresh_half` has it follow the model.
+
+    The last layers of rewards and values stay in float32: early in learning futures differ by less than the rounding of
+    their logits.
+    """
+    half = copy.deepcopy(model).requires_grad_(False).eval().to(torch.bfloat16)
+    half.reward_head[-1].float()
+    for parts in (half.q.weights, half.q.biases):
+        parts[-1].data = parts[-1].data.float()
+    return half
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch.nn import functional
 from rl.tdmpc2.layers import (
     FIRST_DEVIATION,
     Ensemble,
+    Head,
     NormedLinear,
     PixelEncoder,
     SimNorm,
@@ -119,7 +120,7 @@ def test_the_last_layer_is_bare_or_ends_in_groups(dims: list[int]) -> None:
         layers = [layer for layer in network.children() if isinstance(layer, Linear)]
         assert [(layer.in_features, layer.out_features) for layer in layers] == list(itertools.pairwise(dims))
         assert all(isinstance(layer, NormedLinear) and layer.activation == "mish" for layer in layers[:-1])
-    assert type(bare[-1]) is Linear
+    assert type(bare[-1]) is Head
     torch.testing.assert_close(grouped(draw(5, 3)).view(5, -1, 2).sum(-1), torch.ones(5, dims[-1] // 2))
 
 
