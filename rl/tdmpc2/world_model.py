@@ -236,6 +236,7 @@ def build_half(model: WorldModel) -> WorldModel:
     half.reward_head[-1].float()
     for parts in (half.q.weights, half.q.biases):
         parts[-1].data = parts[-1].data.float()
+    refresh_half(half, model)  # what is float32 again was rounded on the way
     return half
 
 

@@ -391,6 +391,9 @@ def test_a_half_copy_follows_the_model_and_stands_apart(kind: str) -> None:
     wide = {name for name, parameter in half.named_parameters() if parameter.dtype == torch.float32}
     assert wide == {"reward_head.2.weight", "reward_head.2.bias", "q.weights.2", "q.biases.2"}
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16, torch.float32}
+    fresh = read_state(half)
+    refresh_half(half, model)
+    assert same_numbers(read_state(half), fresh), "a resumed run builds its copy, a straight one has refreshed it"
     before = read_state(model)
     scramble(model)
     refresh_half(half, model)
