@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment.devices import DeviceError, choose_devices, count_cores, list_gpus
-from experiment.engines.local import THREAD_VARIABLES, choose_threads, prepare_attempt
+from experiment.engines.environment import THREAD_VARIABLES
+from experiment.engines.local import choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.memory import MemoryRoom, read_free_memory
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
@@ -332,6 +333,27 @@ def answer_preflight(kind: str) -> int:
     return OK
 
 
+def serve_forks(wishes: str) -> int:
+    """Import what the trainers and environments of a sweep need, and fork runs for the runner until it is gone."""
+    from experiment.engines.fork_server import serve
+
+    asked = json.loads(wishes)
+
+    def import_all() -> None:
+        from envs.preload import import_environment
+        from training.preload import import_common
+
+        import_common()
+        for name in asked["trainers"]:
+            # A user's own trainers, and environments, are imported by each run: theirs may look at the run.
+            if name in TRAINERS:
+                TRAINERS[name].import_trainer()
+        for name in asked["environments"]:
+            import_environment(name)
+
+    return serve(asked["socket"], main, import_all)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code."""
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__, allow_abbrev=False)
@@ -344,7 +366,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-root", default="logs", help="where experiments live (default: logs)")
     parser.add_argument("--exp-name", help="the experiment's folder below it")
     parser.add_argument("--preflight", choices=("check", "count"), help=argparse.SUPPRESS)
+    parser.add_argument("--fork-server", metavar="WISHES", help=argparse.SUPPRESS)
     args, rest = parser.parse_known_args(argv)
+    if args.fork_server:
+        return serve_forks(args.fork_server)
     if args.preflight:
         return answer_preflight(args.preflight)
     try:

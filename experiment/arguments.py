@@ -74,5 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--log-root", type=Path, default=Path("logs"), metavar="DIR", help="default: logs")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
+    parser.add_argument(
+        "--no-warm", action="store_true", help="start each run as a process that imports everything, rather than fork"
+    )
     parser.add_argument("--no-report", action="store_true", help="leave the report to python -m analysis.report")
     return parser

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from experiment.devices import Device
 from experiment.engines.local import Handle, LocalEngine, last_lines
+from experiment.engines.warm import StartUnknownError
 from experiment.files import append_event
 from experiment.outcomes import (
     Request,
@@ -69,7 +70,7 @@ class Launcher:
     def run(self) -> SweepResult:
         """Run everything that is to be run, and give what became of it."""
         self._sort_runs()
-        with self._catching_signals() as wakeup:
+        with self._catching_signals() as wakeup, self.engine:
             self.selector.register(wakeup, selectors.EVENT_READ)
             while True:
                 self._look_elsewhere()
@@ -121,12 +122,18 @@ class Launcher:
             slot = self.free.pop(0)
             try:
                 handle = self._start(run, lock, self.devices[slot.device])
+            except StartUnknownError:
+                self.free.insert(0, slot)
+                self.elsewhere[run.id] = run
+                continue
             except OSError as error:
                 self._give_up(run, error)
                 return
             self.handles[handle.pidfd], self.slots[handle.pidfd] = handle, slot
             self.selector.register(handle.pidfd, selectors.EVENT_READ)
-            self._note("started", run, attempt=handle.attempt, device=handle.device.name)
+            self._note("started", run, attempt=handle.attempt, device=handle.device.name, warm=handle.is_warm)
+            for remark in self.engine.take_remarks():
+                self.view.say(remark)
             again = f", attempt {handle.attempt}" if handle.attempt > 1 else ""
             self.view.say(f"started {run.label}  ({run.id} on {handle.device.name}{again})")
 
@@ -194,6 +201,8 @@ class Launcher:
     def _conclude(self, handle: Handle, slot: Slot, ending: Ending) -> None:
         """Decide what the end of an attempt means, and give its place to the next run."""
         run = handle.run
+        if ending.reason == "lost":
+            self.engine.clear_orphans(self.handles.values())
         left = self._count_left(run, ending)
         verdict = decide_after(ending, left, self.stop_code is not None, handle.can_move)
         self._note("ended", run, attempt=handle.attempt, reason=ending.reason, verdict=verdict.value)

@@ -1,8 +1,9 @@
 """The small process that owns one run: it holds the run's lock, starts the training, and leaves nothing behind.
 
 Started as `python -IS supervise.py <job as JSON>`, with the standard library alone, so that it costs milliseconds and
-few megabytes. It ends with its runner, however that dies: the runner holds the other end of the control pipe, and the
-kernel closes that end. Through the pipe the runner can also ask: `T` to checkpoint and stop, `K` to die at once.
+few megabytes; or forked by a fork server (`engines/fork_server.py`), and then the training is forked too. It ends with
+its runner, however that dies: the runner holds the other end of the control pipe, and the kernel closes that end.
+Through the pipe the runner can also ask: `T` to checkpoint and stop, `K` to die at once.
 
 Whatever the training starts is found again: the supervisor is the "subreaper" of all its descendants, so even a process
 that has detached itself becomes its child when its own parent ends, and is killed before the run counts as over.
@@ -19,8 +20,10 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -56,11 +59,20 @@ class Job:
     orphan_grace_s: float
 
 
-class Supervisor:
-    """Runs one job to its end. `asked` is the first reason for which the training was told to stop."""
+def exec_command(job: Job) -> NoReturn:
+    """Become the training, in the process that was made for it."""
+    os.execvp(job.command[0], job.command)
 
-    def __init__(self, job: Job) -> None:
+
+class Supervisor:
+    """Runs one job to its end. `asked` is the first reason for which the training was told to stop.
+
+    `become` turns the process that was made for the training into it: by default by starting the job's command.
+    """
+
+    def __init__(self, job: Job, become: Callable[[Job], NoReturn] = exec_command) -> None:
         self.job = job
+        self.become = become
         self.asked: str | None = None
         self.kill_at: float | None = None
         self.timeout_at = None if job.timeout_s is None else time.monotonic() + job.timeout_s
@@ -70,7 +82,7 @@ class Supervisor:
         """Start the training, wait for it, clear up after it, write how it ended."""
         started = time.monotonic()
         wakeup = self._catch_signals()
-        self.pid = start_training(self.job)
+        self.pid = start_training(self.job, self.become)
         status, usage = self._wait_for_end(wakeup)
         kill_descendants()
         returncode = os.waitstatus_to_exitcode(status)
@@ -151,7 +163,7 @@ class Supervisor:
         return min(MAX_POLL_MS, max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1))
 
 
-def start_training(job: Job) -> int:
+def start_training(job: Job, become: Callable[[Job], NoReturn]) -> int:
     """Start the training in a session of its own, with its output in the attempt's log. Gives its pid.
 
     It dies with this process (PDEATHSIG), so that killing the supervisor never leaves a run that trains unwatched.
@@ -184,7 +196,7 @@ def start_training(job: Job) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ["GRIDPILOT_LOCK_FD"] = str(job.lock_fd)
-        os.execvp(job.command[0], job.command)
+        become(job)
     except OSError as error:
         os.write(2, f"{job.command[0]} can't be started: {error}\n".encode())
     finally:

@@ -15,12 +15,13 @@ from typing import Any
 
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
+from experiment.engines.warm import Needs, WarmLauncher
 from experiment.faults import FaultList
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
 from experiment.launch import launch_runs
 from experiment.messages import announce, describe_command, rerun_command, sum_up
 from experiment.metadata import OUR_TRAINER
-from experiment.outcomes import Request, read_stop_request
+from experiment.outcomes import Request, is_settled, read_stop_request
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
@@ -80,7 +81,8 @@ def run_sweep(
     events = experiment_dir / "events.jsonl"
     command = describe_command(args)
     append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command)
-    engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, roots, gpus))
+    warm = None if args.no_warm else warm_up(spec, plan, devices, limits, request)
+    engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, roots, gpus), warm)
     view = open_view(args.plain, totals)
     try:
         announce(view, plan, runs, devices, limits, request, remark)
@@ -92,6 +94,20 @@ def run_sweep(
     if not args.no_report and spec.meta.runs_trainer:
         write_report(experiment_dir)
     return result.exit_code
+
+
+def warm_up(
+    spec: ExperimentSpec, plan: Plan, devices: Sequence[Device], limits: Limits, request: Request
+) -> WarmLauncher | None:
+    """Begin to import what runs need, for them to be forked; None where that can't be, or one import is no saving."""
+    to_run = [run for run in plan.runs if run.id in request.rerun or not is_settled(run, run.status(), request)]
+    if not spec.meta.runs_trainer or len(to_run) < 2:
+        return None
+    settings = [plan.check_again(run.id).resolved() for run in to_run]
+    trainers = sorted({str(values["algorithm_name"]) for values in settings})
+    environments = sorted({str(values["env_name"]) for values in settings})
+    needs = Needs(spec.meta.script_file, tuple(trainers), tuple(environments))
+    return WarmLauncher(needs, request.code_version)
 
 
 def find_code_roots(spec: ExperimentSpec) -> list[Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from experiment.engines.local import THREAD_VARIABLES
+from experiment.engines.environment import THREAD_VARIABLES
 from playing.endings import ERROR, ShareError
 
 if TYPE_CHECKING:

@@ -35,6 +35,10 @@ class TrainerEntry:
             raise TypeError(f"{self.config} is not a TrainerConfig class")
         return config_class
 
+    def import_trainer(self) -> None:
+        """Import the trainer, torch with it."""
+        _load(self.build)
+
     def build_trainer(self, config: TrainerConfig, device: torch.device) -> Trainer:
         """Import the trainer, torch with it, and build it on the device."""
         trainer: Trainer = _load(self.build)(config, device)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from experiment import supervise
 from experiment.devices import Device
+from experiment.engines.environment import make_base_environment
+from experiment.engines.orphans import OrphanKeeper
+from experiment.engines.warm import Forked, WarmLauncher
 from experiment.files import now_text, write_atomically, write_json
 from experiment.run import Run
 from experiment.schedule import Ending
 
 TAIL_BYTES = 8192
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Limits:
 class Handle:
     """A run in progress, as its runner sees it. `pidfd` becomes readable when it is over.
 
-    `can_move` tells whether exit code 3 would mean that the device is gone.
+    `pid` is its supervisor's. `can_move` tells whether exit code 3 would mean that the device is gone; `is_warm`
+    whether it was forked.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Handle:
         run: Run,
         attempt: int,
         device: Device,
-        process: subprocess.Popen[bytes],
+        supervisor: subprocess.Popen[bytes] | Forked,
         control: int,
         *,
         can_move: bool,
@@ -64,8 +68,10 @@ class Handle:
         self.attempt = attempt
         self.device = device
         self.can_move = can_move
-        self.pidfd = os.pidfd_open(process.pid)
-        self._process = process
+        self.is_warm = isinstance(supervisor, Forked)
+        self.pid = supervisor.pid
+        self.pidfd = supervisor.pidfd if isinstance(supervisor, Forked) else os.pidfd_open(supervisor.pid)
+        self._supervisor = supervisor
         self._control = control
 
     def ask_to_stop(self) -> None:
@@ -84,13 +90,21 @@ class Handle:
 
     def collect(self) -> Ending:
         """Give how it ended, once `pidfd` is readable, and let go of it."""
-        self._process.wait()
+        self._reap()
         os.close(self.pidfd)
         os.close(self._control)
         ending = self.run.read_exit(self.attempt)
         if ending is None:
             return Ending("lost", None, "its supervisor was killed, or could not write exit.json")
         return describe_ending(ending, self.run.console_path(self.attempt))
+
+    def _reap(self) -> None:
+        if isinstance(self._supervisor, subprocess.Popen):
+            self._supervisor.wait()
+            return
+        # Its parent is the fork server, or we are, if that was killed meanwhile.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
 
 
 def describe_ending(ending: Mapping[str, Any], console: Path) -> Ending:
@@ -102,16 +116,36 @@ def describe_ending(ending: Mapping[str, Any], console: Path) -> Ending:
 
 
 class LocalEngine:
-    """Starts runs on this machine."""
+    """Starts runs on this machine. Used as a context, it leaves nothing behind: no fork server, no orphans.
 
-    def __init__(self, limits: Limits, find_code_version: Callable[[], str]) -> None:
+    Args:
+        limits: of each run.
+        find_code_version: gives that of the code as it is now.
+        warm: forks runs where that can be done; None for processes of their own throughout.
+    """
+
+    def __init__(self, limits: Limits, find_code_version: Callable[[], str], warm: WarmLauncher | None = None) -> None:
         self.limits = limits
         self.find_code_version = find_code_version
+        self.warm = warm
+        self._remarks: list[str] = []
+        self._told = 0
+        self._orphans = OrphanKeeper()
+
+    def __enter__(self) -> LocalEngine:
+        self._orphans.adopt()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.warm is not None:
+            self.warm.close()
+        self._orphans.release()
 
     def start(self, run: Run, lock: int, work: Work, device: Device) -> Handle:
         """Start the next attempt of a run whose lock we hold; the lock goes over to its supervisor.
 
         Raises:
+            StartUnknownError: the fork server died on the way; the lock tells whether the run was started.
             OSError: the disk is full, or the folder can't be written. The lock is released.
         """
         reader, writer = os.pipe()
@@ -130,12 +164,8 @@ class LocalEngine:
                 grace_s=self.limits.grace_s,
                 orphan_grace_s=self.limits.orphan_grace_s,
             )
-            process = subprocess.Popen(
-                [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))],
-                stdin=subprocess.DEVNULL,
-                env=make_environment(run, attempt, work, device, threads),
-                pass_fds=[lock, reader],
-                start_new_session=True,
+            supervisor = self._start_supervisor(
+                job, make_environment(run, attempt, work, device, threads), work, version
             )
         except BaseException:
             os.close(writer)
@@ -143,22 +173,46 @@ class LocalEngine:
         finally:
             os.close(reader)
             os.close(lock)
-        return Handle(run, attempt, device, process, writer, can_move=not work.is_foreign and device.gpu is not None)
+        return Handle(run, attempt, device, supervisor, writer, can_move=not work.is_foreign and device.gpu is not None)
+
+    def _start_supervisor(
+        self, job: supervise.Job, environment: Mapping[str, str], work: Work, version: str
+    ) -> subprocess.Popen[bytes] | Forked:
+        if self.warm is not None and not work.is_foreign:
+            forked = self.warm.start(job, environment, version)
+            if isinstance(forked, Forked):
+                return forked
+            remark = f"runs are started as processes of their own, not forked: {forked}"
+            if remark not in self._remarks:
+                self._remarks.append(remark)
+        return subprocess.Popen(
+            [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=[job.lock_fd, job.control_fd],
+            start_new_session=True,
+        )
+
+    def take_remarks(self) -> list[str]:
+        """Give what there is to say about how runs are started, each sentence once."""
+        remarks = self._remarks[self._told :]
+        self._told = len(self._remarks)
+        return remarks
+
+    def clear_orphans(self, handles: Collection[Handle]) -> None:
+        """Kill what a run has left whose supervisor was killed, and so can't do it.
+
+        Args:
+            handles: of the runs in progress.
+        """
+        server = None if self.warm is None else self.warm.server_pid
+        self._orphans.kill({handle.pid for handle in handles} | ({server} if server else set()))
 
 
 def make_environment(run: Run, attempt: int, work: Work, device: Device, threads: int) -> dict[str, str]:
     """Give the variables that a training process is started with."""
-    environment = os.environ | {name: str(threads) for name in THREAD_VARIABLES}
-    environment |= {
-        "GRIDPILOT_RUN_DIR": str(run.folder.absolute()),
-        "GRIDPILOT_ATTEMPT": str(attempt),
-        "PYTHONUNBUFFERED": "1",
-        # The order of sets of text follows it: two attempts of one run have to agree.
-        "PYTHONHASHSEED": "0",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        # Without it cuBLAS may sum in another order each time.
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
+    environment = make_base_environment(threads)
+    environment |= {"GRIDPILOT_RUN_DIR": str(run.folder.absolute()), "GRIDPILOT_ATTEMPT": str(attempt)}
     return environment if work.is_foreign else environment | device.environment()
 
 

@@ -1,0 +1,200 @@
+"""Warm launches: runs forked by a process that has imported what they need, as the runner sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from experiment.devices import CPU
+from experiment.engines.environment import THREAD_VARIABLES, make_base_environment
+from experiment.engines.fork_server import MAX_MESSAGE
+from experiment.supervise import Job
+
+READY_WITHIN_S = 120.0
+"""Longer than importing takes on any disk; the runner hears nothing else meanwhile, where a run waits for it."""
+OWN_VARIABLES = frozenset({"GRIDPILOT_RUN_DIR", "GRIDPILOT_ATTEMPT"})
+"""Those that nothing reads while it is imported: they may differ from run to run."""
+
+
+class StartUnknownError(OSError):
+    """The fork server died while it was asked: whether the run was started, its lock will tell."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What to import beforehand.
+
+    Attributes:
+        script: the training script, which becomes the server.
+        trainers: names in its table.
+        environments: their ids.
+    """
+
+    script: str
+    trainers: tuple[str, ...]
+    environments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forked:
+    """The supervisor of a run that was forked: another process's child, or ours once that is gone."""
+
+    pid: int
+    pidfd: int
+
+
+class ForkServer:
+    """A fork server of ours. It begins to import when it is made, and nobody waits for that before the first run."""
+
+    def __init__(self, needs: Needs, code_version: str) -> None:
+        self.code_version = code_version
+        self.environment = make_server_environment()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        wishes = {"socket": theirs.fileno(), "trainers": needs.trainers, "environments": needs.environments}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, needs.script, "--fork-server", json.dumps(wishes)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=self.environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._is_ready = False
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def is_gone(self) -> bool:
+        """Tell whether the server has ended, which it does of its own only where it can't import."""
+        return self._process.poll() is not None
+
+    def wait_until_ready(self) -> str | None:
+        """Wait until everything is imported; give what went wrong, None for nothing."""
+        if self._is_ready:
+            return None
+        if not select.select([self._socket], [], [], READY_WITHIN_S)[0]:
+            return f"importing what runs need took over {READY_WITHIN_S:.0f} s"
+        answer, _ = self._hear()
+        if answer is None:
+            return f"the process that was to import what runs need ended with {self._process.wait()}"
+        if "failed" in answer:
+            return f"what runs need can't be imported: {answer['failed']}"
+        self._is_ready = True
+        return None
+
+    def fork(self, job: Job, environment: Mapping[str, str]) -> Forked | str:
+        """Have a supervisor and its training forked; text where the server must not fork, which says why.
+
+        Raises:
+            BrokenPipeError: the server was gone before it was asked; nothing was started.
+            StartUnknownError: it went while it was asked.
+            OSError: the request is too long for the socket.
+        """
+        wishes = {key: value for key, value in asdict(job).items() if key not in ("lock_fd", "control_fd")}
+        request = {"job": wishes, "environment": dict(environment)}
+        socket.send_fds(self._socket, [json.dumps(request).encode()], [job.lock_fd, job.control_fd])
+        answer, descriptors = self._hear()
+        if answer is None:
+            raise StartUnknownError("the fork server died while a run was being started")
+        if "refused" in answer:
+            return str(answer["refused"])
+        return Forked(answer["pid"], descriptors[0])
+
+    def _hear(self) -> tuple[dict[str, Any] | None, Sequence[int]]:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, 1)
+        except ConnectionResetError:
+            return None, []
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        return (json.loads(message) if message else None), descriptors
+
+    def close(self) -> None:
+        """End the server, which has nothing to save. Runs that it has forked go on."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def make_server_environment() -> dict[str, str]:
+    """Give the variables that a fork server is started with: those of a run on the CPU with one thread."""
+    return make_base_environment(1) | CPU.environment()
+
+
+class WarmLauncher:
+    """Forks runs where that gives what a process of their own would; where not, `start` says why.
+
+    Args:
+        needs: what to import beforehand.
+        code_version: that of the code now; with another one the server is made anew.
+    """
+
+    def __init__(self, needs: Needs, code_version: str) -> None:
+        self._needs = needs
+        self._server: ForkServer | None = ForkServer(needs, code_version)
+        self._broken: str | None = None
+
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process, None where there is none now."""
+        return None if self._server is None else self._server.pid
+
+    def start(self, job: Job, environment: Mapping[str, str], code_version: str) -> Forked | str:
+        """Fork a run; text that says why where it has to be a process of its own.
+
+        Raises:
+            StartUnknownError: the server died on the way. The next run gets another one.
+        """
+        if reason := self._broken or explain_difference(environment, make_server_environment()):
+            return reason
+        for _ in range(2):
+            server = self._find_server(code_version)
+            if failure := server.wait_until_ready():
+                self.close()
+                self._broken = failure
+                return failure
+            try:
+                return server.fork(job, environment)
+            except BrokenPipeError:
+                self.close()
+            except StartUnknownError:
+                self.close()
+                raise
+            except OSError as error:
+                return f"it can't be asked for: {error.strerror}"
+        return "the fork server died twice before it could be asked"
+
+    def _find_server(self, code_version: str) -> ForkServer:
+        """Give a server that has imported the code as it is now."""
+        if self._server is not None and (self._server.code_version != code_version or self._server.is_gone()):
+            self.close()
+        if self._server is None:
+            self._server = ForkServer(self._needs, code_version)
+        return self._server
+
+    def close(self) -> None:
+        """End the server. Runs that it has forked go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+def explain_difference(wanted: Mapping[str, str], there: Mapping[str, str]) -> str | None:
+    """Say which variables of a run's environment differ from the server's, since libraries read them when imported."""
+    names = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    differing = [name for name in names if name not in OWN_VARIABLES]
+    if set(differing) & set(THREAD_VARIABLES):
+        return "it gets several threads, which libraries start when they are imported"
+    if "CUDA_VISIBLE_DEVICES" in differing:
+        return "it runs on a GPU, and forking before CUDA starts hasn't been tried on one yet"
+    return f"it is started with another {', '.join(differing)}" if differing else None
