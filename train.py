@@ -24,7 +24,7 @@ from experiment.engines.local import choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.memory import MemoryRoom, read_free_memory
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
-from experiment.provenance import record_provenance
+from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, claim_run, find_folder, safe_label
 from experiment.single import read_single
 from experiment.supervise import find_reason, write_ending
@@ -245,7 +245,7 @@ def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
     if run.is_done() and config.continue_training:
         print(f"finished before: {run.summary_path}  (--continue_training false trains it again)")
         return OK
-    version = record_provenance(run.experiment_dir, [Path.cwd()], list_gpus())
+    version = record_provenance(run.experiment_dir, CodeHasher([Path.cwd()]), list_gpus())
     _add_to_plan(config, run)
     threads = choose_threads(run, int(os.environ.get("OMP_NUM_THREADS", count_cores())))
     command = [sys.executable, *sys.argv]

@@ -21,17 +21,38 @@ NOT_CODE = {"logs", "tests", "docs", "benchmarks", "build", "dist", "node_module
 GIT_TIMEOUT_S = 20
 
 
-def hash_code(roots: Sequence[Path]) -> str:
-    """Give the version of the code below some folders: a hash of its sources, whether or not they are committed.
+class CodeHasher:
+    """Gives the version of the code below some folders, again and again: a file that hasn't changed is read once.
 
-    Tests, benchmarks, documents, logs and hidden files don't count: they can't change a run.
+    The version is a hash of the sources, whether or not they are committed. Tests, benchmarks, documents, logs and
+    hidden files don't count: they can't change a run.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for root in roots:
-        for path in sorted(_list_sources(root)):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-            digest.update(hashlib.blake2b(path.read_bytes()).digest())
-    return digest.hexdigest()
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.roots = tuple(roots)
+        self._known: dict[Path, tuple[tuple[int, ...], bytes]] = {}
+
+    def hash(self) -> str:
+        """Give the version of the code as it is now."""
+        digest = hashlib.blake2b(digest_size=8)
+        for root in self.roots:
+            for path in sorted(_list_sources(root)):
+                digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+                digest.update(self._hash_file(path))
+        return digest.hexdigest()
+
+    def _hash_file(self, path: Path) -> bytes:
+        there = path.stat()
+        identity = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
+        known = self._known.get(path)
+        if known is None or known[0] != identity:
+            known = self._known[path] = identity, hashlib.blake2b(path.read_bytes()).digest()
+        return known[1]
+
+
+def hash_code(roots: Sequence[Path]) -> str:
+    """Give the version of the code below some folders."""
+    return CodeHasher(roots).hash()
 
 
 def _list_sources(root: Path) -> Iterator[Path]:
@@ -45,16 +66,16 @@ def _is_left_out(folder: Path, name: str) -> bool:
     return name in NOT_CODE or name == "__pycache__" or (folder / name / "pyvenv.cfg").exists()
 
 
-def record_provenance(experiment_dir: Path, roots: Sequence[Path], gpus: Sequence[Gpu]) -> str:
+def record_provenance(experiment_dir: Path, code: CodeHasher, gpus: Sequence[Gpu]) -> str:
     """Write `env.json` once an experiment and `code/<version>/` once a version. Gives the version of the code.
 
     `code/<version>/` has the commit, what differs from it, and, under `untracked/`, sources that git doesn't have.
     """
-    version = hash_code(roots)
+    version = code.hash()
     folder = experiment_dir / "code" / version
     if not (folder / "commit").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        root = roots[0]
+        root = code.roots[0]
         write_atomically(folder / "diff", [_ask_git(root, "diff", "HEAD", "--binary") or b""])
         _keep_untracked(root, folder / "untracked")
         commit = _ask_git(root, "rev-parse", "HEAD")

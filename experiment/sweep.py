@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_
 from experiment.launch import launch_runs
 from experiment.messages import announce, describe_command, rerun_command, sum_up
 from experiment.metadata import OUR_TRAINER
-from experiment.outcomes import Request, is_settled, read_stop_request
+from experiment.outcomes import Request, read_stop_request
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
-from experiment.provenance import record_provenance
+from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, State
 from experiment.schedule import count_threads
 from experiment.sections import SAMPLE_KEYS
@@ -53,42 +54,43 @@ def run_sweep(
     # Read before anything that takes time: whoever asks from here on means this launch too.
     stop_seen = read_stop_request(experiment_dir / STOP_NAME)
     plan = plan_runs(spec, args.log_root, build_config, args.only)
-    try:
-        totals = check_environments(spec, plan)
-        rerun = choose_reruns(args.rerun, plan)
-    except (PreflightError, ViewError) as error:
-        print(error, file=sys.stderr)
-        return BAD_SPEC
-    # `--rerun ID` means that one alone.
-    runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
-    roots = find_code_roots(spec)
-    experiment_dir.mkdir(parents=True, exist_ok=True)
-    version = record_provenance(experiment_dir, roots, gpus)
-    write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
-    write_plan(experiment_dir / "plan.jsonl", spec, plan)
-    jobs = min(choose_jobs(spec, args, devices), len(runs))
-    limits = Limits(threads=count_threads(count_cores(), jobs), timeout_s=args.timeout)
-    request = Request(
-        work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
-        jobs=jobs,
-        retries=args.retry,
-        rerun=rerun,
-        code_version=version,
-        stop_path=experiment_dir / STOP_NAME,
-        stop_seen=stop_seen,
-        rerun_command=lambda run: rerun_command(args, run),
-    )
-    events = experiment_dir / "events.jsonl"
-    command = describe_command(args)
-    append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command)
-    warm = None if args.no_warm else warm_up(spec, plan, devices, limits, request)
-    engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, roots, gpus), warm)
-    view = open_view(args.plain, totals)
-    try:
+    code = CodeHasher(find_code_roots(spec))
+    with contextlib.ExitStack() as cleanup:
+        try:
+            rerun = choose_reruns(args.rerun, plan)
+            # `--rerun ID` means that one alone.
+            runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
+            warm = None if args.no_warm else warm_up(spec, plan, [run for run in runs if is_to_run(run, rerun)], code)
+            if warm is not None:
+                cleanup.callback(warm.close)
+            totals = check_environments(spec, plan)
+        except (PreflightError, ViewError) as error:
+            print(error, file=sys.stderr)
+            return BAD_SPEC
+        experiment_dir.mkdir(parents=True, exist_ok=True)
+        version = record_provenance(experiment_dir, code, gpus)
+        write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
+        write_plan(experiment_dir / "plan.jsonl", spec, plan)
+        jobs = min(choose_jobs(spec, args, devices), len(runs))
+        limits = Limits(threads=count_threads(count_cores(), jobs), timeout_s=args.timeout)
+        request = Request(
+            work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
+            jobs=jobs,
+            retries=args.retry,
+            rerun=rerun,
+            code_version=version,
+            stop_path=experiment_dir / STOP_NAME,
+            stop_seen=stop_seen,
+            rerun_command=lambda run: rerun_command(args, run),
+        )
+        events = experiment_dir / "events.jsonl"
+        command = describe_command(args)
+        append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command)
+        engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, code, gpus), warm)
+        view = open_view(args.plain, totals)
+        cleanup.callback(view.close)
         announce(view, plan, runs, devices, limits, request, remark)
         result = launch_runs(runs, engine, devices, request, view)
-    finally:
-        view.close()
     sum_up(view, result, runs, args)
     append_event(events, "left", exit_code=result.exit_code)
     if not args.no_report and spec.meta.runs_trainer:
@@ -96,18 +98,22 @@ def run_sweep(
     return result.exit_code
 
 
-def warm_up(
-    spec: ExperimentSpec, plan: Plan, devices: Sequence[Device], limits: Limits, request: Request
-) -> WarmLauncher | None:
-    """Begin to import what runs need, for them to be forked; None where that can't be, or one import is no saving."""
-    to_run = [run for run in plan.runs if run.id in request.rerun or not is_settled(run, run.status(), request)]
-    if not spec.meta.runs_trainer or len(to_run) < 2:
+def is_to_run(run: Run, rerun: Collection[str]) -> bool:
+    """Tell whether a run may have to be started."""
+    return run.id in rerun or not run.is_done()
+
+
+def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHasher) -> WarmLauncher | None:
+    """Begin to import what runs need, for them to be forked; None for scripts of others, and for a run alone."""
+    if not spec.meta.runs_trainer or len(runs) < 2:
         return None
-    settings = [plan.check_again(run.id).resolved() for run in to_run]
+    settings = [plan.check_again(run.id).resolved() for run in runs]
     trainers = sorted({str(values["algorithm_name"]) for values in settings})
     environments = sorted({str(values["env_name"]) for values in settings})
-    needs = Needs(spec.meta.script_file, tuple(trainers), tuple(environments))
-    return WarmLauncher(needs, request.code_version)
+    warm = WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)))
+    # Now, while others check the settings: there is a second core for it.
+    warm.begin(code.hash())
+    return warm
 
 
 def find_code_roots(spec: ExperimentSpec) -> list[Path]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 
 COMMON = (
+    "tensorboard.summary",
     "torch",
+    "torch.utils.serialization",
     "training.loop",
     "training.manifest",
     "training.measures",

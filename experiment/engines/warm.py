@@ -134,15 +134,17 @@ def make_server_environment() -> dict[str, str]:
 class WarmLauncher:
     """Forks runs where that gives what a process of their own would; where not, `start` says why.
 
-    Args:
-        needs: what to import beforehand.
-        code_version: that of the code now; with another one the server is made anew.
+    The server is made when it is first needed, or at `begin`.
     """
 
-    def __init__(self, needs: Needs, code_version: str) -> None:
+    def __init__(self, needs: Needs) -> None:
         self._needs = needs
-        self._server: ForkServer | None = ForkServer(needs, code_version)
+        self._server: ForkServer | None = None
         self._broken: str | None = None
+
+    def begin(self, code_version: str) -> None:
+        """Make the server, so that it imports while we do other things."""
+        self._find_server(code_version)
 
     @property
     def server_pid(self) -> int | None:

@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 
 from experiment.devices import Gpu
-from experiment.provenance import hash_code, record_provenance
+from experiment.provenance import CodeHasher, hash_code, record_provenance
 
 GPUS = [Gpu(0, 0, "GPU-0", "A100", 80)]
 
@@ -39,7 +39,7 @@ def test_the_commit_its_differences_and_untracked_sources_are_kept(tmp_path: Pat
     (project / "work.py").write_text("2")
     (project / "new.py").write_text("3")
     (project / "notes.txt").write_text("no source")
-    version = record_provenance(tmp_path / "logs", [project], GPUS)
+    version = record_provenance(tmp_path / "logs", CodeHasher([project]), GPUS)
     folder = tmp_path / "logs/code" / version
     assert len((folder / "commit").read_text().strip()) == 40
     assert "+2" in (folder / "diff").read_text()
@@ -52,6 +52,6 @@ def test_the_commit_its_differences_and_untracked_sources_are_kept(tmp_path: Pat
 
 def test_without_git_the_version_is_recorded_all_the_same(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
-    version = record_provenance(tmp_path / "logs", [project], [])
+    version = record_provenance(tmp_path / "logs", CodeHasher([project]), [])
     assert (tmp_path / "logs/code" / version / "commit").exists()
-    assert record_provenance(tmp_path / "logs", [project], []) == version
+    assert record_provenance(tmp_path / "logs", CodeHasher([project]), []) == version
