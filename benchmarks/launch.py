@@ -5,8 +5,8 @@ python -m benchmarks.launch --json          the same as one JSON object
 python -m benchmarks.launch --peers         beside them Hydra's joblib launcher and Ray's tasks, as anchors
 
 Everything is as users have it: `run_experiment.py`, `train.py`, run folders, checkpoints, summaries. The trainer is one
-of a user's own: a step that computes until 0.2 s of CPU time are gone. It writes down when its module is imported, which
-is the first thing that a training does with it, when it takes its step, and when it is closed, which is the last.
+of a user's own: a step that computes until 0.2 s of CPU time are gone. It writes down when its module is imported,
+which is the first thing that a training does with it, when it takes its step, and when it is closed, which is the last.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def read_results(folder: Path) -> dict[int, Any]:
     results = {}
     for summary in folder.glob("logs/launches/*/summary.json"):
         rows = [json.loads(line) for line in (summary.parent / "metrics.jsonl").read_text().splitlines()]
-        kept = [{name: row[name] for name in row if name != "wall_time" and not name.startswith("time/")} for row in rows]
+        kept = [
+            {name: row[name] for name in row if name != "wall_time" and not name.startswith("time/")} for row in rows
+        ]
         seed = int(summary.parent.name.split("__")[0].partition("=")[2])
         results[seed] = [json.loads(summary.read_text())["state_hash"], kept]
     assert len(results) == RUNS, f"{len(results)} of {RUNS} runs are done"

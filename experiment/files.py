@@ -18,8 +18,10 @@ MAX_EVENT_BYTES = 4096
 CONFIG_HEADING = "Every setting of this run. `python train.py -e` on this file goes on with it."
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> None:
     """Write a whole file or leave the old one as it was, also when the machine loses power.
+
+    With `durable=False` that is so as far as processes can see, and after `make_durable` for the disk too.
 
     Raises:
         OSError: the disk is full or the folder can't be written; nothing is left behind.
@@ -29,13 +31,23 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         with temporary.open("xb") as file:
             for chunk in chunks:
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
+
+
+def make_durable(paths: Iterable[Path]) -> None:
+    """Make files that were written, and their names, last through a loss of power."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
 
 
 def find_temporaries(folder: Path) -> list[Path]:
@@ -54,9 +66,9 @@ def name_target(temporary: Path) -> str:
     return match[1]
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write one JSON object atomically."""
-    write_atomically(path, [json.dumps(value, allow_nan=False).encode() + b"\n"])
+    write_atomically(path, [json.dumps(value, allow_nan=False).encode() + b"\n"], durable=durable)
 
 
 def to_json_number(value: float) -> float | str:

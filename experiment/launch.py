@@ -72,11 +72,14 @@ class Launcher:
         self._sort_runs()
         with self._catching_signals() as wakeup, self.engine:
             self.selector.register(wakeup, selectors.EVENT_READ)
+            self.engine.look_at_code()
             while True:
                 self._look_elsewhere()
                 self._fill_slots()
                 if not self.handles and (self.stop_code is not None or self._is_all_settled()):
                     break
+                if self.waiting:
+                    self.engine.look_at_code()
                 self.view.update(list(self.handles.values()), self._tally())
                 for key, _ in self.selector.select(TICK_S):
                     self._attend(key.fd, wakeup)

@@ -132,6 +132,9 @@ class Run:
     def console_path(self, attempt: int) -> Path:
         return self.attempt_dir(attempt) / "console.log"
 
+    def start_path(self, attempt: int) -> Path:
+        return self.attempt_dir(attempt) / "start.json"
+
     def archive_dir(self, attempt: int) -> Path:
         """What the run had written by the end of an attempt, where it has started again since."""
         return self.attempt_dir(attempt) / "archive"
@@ -167,7 +170,7 @@ class Run:
 
     def read_start(self, attempt: int) -> dict[str, Any]:
         """Give what was known when an attempt started; empty where it was killed before saying so."""
-        return read_json(self.attempt_dir(attempt) / "start.json") or {}
+        return read_json(self.start_path(attempt)) or {}
 
     def read_exit(self, attempt: int) -> dict[str, Any] | None:
         """Give how an attempt ended, None where it didn't live to say."""

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -59,20 +58,15 @@ class Job:
     orphan_grace_s: float
 
 
-def exec_command(job: Job) -> NoReturn:
-    """Become the training, in the process that was made for it."""
-    os.execvp(job.command[0], job.command)
-
-
 class Supervisor:
     """Runs one job to its end. `asked` is the first reason for which the training was told to stop.
 
-    `become` turns the process that was made for the training into it: by default by starting the job's command.
+    `start` starts the training of a job as our child, and gives its pid.
     """
 
-    def __init__(self, job: Job, become: Callable[[Job], NoReturn] = exec_command) -> None:
+    def __init__(self, job: Job, start: Callable[[Job], int]) -> None:
         self.job = job
-        self.become = become
+        self.start = start
         self.asked: str | None = None
         self.kill_at: float | None = None
         self.timeout_at = None if job.timeout_s is None else time.monotonic() + job.timeout_s
@@ -82,7 +76,7 @@ class Supervisor:
         """Start the training, wait for it, clear up after it, write how it ended."""
         started = time.monotonic()
         wakeup = self._catch_signals()
-        self.pid = start_training(self.job, self.become)
+        self.pid = self.start(self.job)
         status, usage = self._wait_for_end(wakeup)
         kill_descendants()
         returncode = os.waitstatus_to_exitcode(status)
@@ -163,44 +157,62 @@ class Supervisor:
         return min(MAX_POLL_MS, max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1))
 
 
-def start_training(job: Job, become: Callable[[Job], NoReturn]) -> int:
-    """Start the training in a session of its own, with its output in the attempt's log. Gives its pid.
-
-    It dies with this process (PDEATHSIG), so that killing the supervisor never leaves a run that trains unwatched.
-    """
-    parent = os.getpid()
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def start_training(job: Job) -> int:
+    """Start the command of a job. Gives its pid."""
     os.set_inheritable(job.control_fd, False)
     os.set_inheritable(job.lock_fd, True)
-    # A SIGTERM that came before the training has its own handlers would be heard by ours and forgotten by exec.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    log = os.open(
-        Path(job.run_dir) / "attempts" / f"{job.attempt:03d}" / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    )
-    pid = os.fork()
+    log = open_log(job)
+    pid = fork_training()
     if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(log)
         return pid
     try:
-        os.setsid()
-        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(CANNOT_START)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        use_log(log)
         os.environ["GRIDPILOT_LOCK_FD"] = str(job.lock_fd)
-        become(job)
+        os.execvp(job.command[0], job.command)
     except OSError as error:
         os.write(2, f"{job.command[0]} can't be started: {error}\n".encode())
     finally:
         os._exit(CANNOT_START)
+
+
+def fork_training() -> int:
+    """Fork the process that becomes the training, in a session of its own. Gives its pid to us, and 0 to it.
+
+    It dies with this process (PDEATHSIG), so that killing the supervisor never leaves a run that trains unwatched; and
+    whatever it leaves behind comes to us.
+    """
+    parent = os.getpid()
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # A SIGTERM that came before the training has its own handlers would be heard by ours and forgotten by exec.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    pid = os.fork()
+    if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return pid
+    os.setsid()
+    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(CANNOT_START)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    return 0
+
+
+def open_log(job: Job) -> int:
+    """Open the log of an attempt, whose folder is there."""
+    path = Path(job.run_dir) / "attempts" / f"{job.attempt:03d}" / "console.log"
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def use_log(log: int) -> None:
+    """Have everything that this process and its children print go into a log, and let them read nothing."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
 
 
 def reap_adopted(training: int) -> None:
@@ -278,16 +290,16 @@ def write_whole(path: Path, value: dict[str, object]) -> None:
     os.close(folder)
 
 
-def main() -> int:
-    """Run the job that the command line describes; 1 when its folder can't be written any more."""
-    job = Job(**json.loads(sys.argv[1]))
+def see_through(supervisor: Supervisor) -> int:
+    """Run a job to its end; 1 when its folder can't be written any more."""
     try:
-        Supervisor(job).run()
+        supervisor.run()
     except OSError as error:
-        sys.stderr.write(f"{error.filename or job.run_dir}: {error.strerror}; how the run ended is not written down\n")
+        where = error.filename or supervisor.job.run_dir
+        sys.stderr.write(f"{where}: {error.strerror}; how the run ended is not written down\n")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(see_through(Supervisor(Job(**json.loads(sys.argv[1])), start_training)))

@@ -110,9 +110,9 @@ def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHas
     settings = [plan.check_again(run.id).resolved() for run in runs]
     trainers = sorted({str(values["algorithm_name"]) for values in settings})
     environments = sorted({str(values["env_name"]) for values in settings})
-    warm = WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)))
+    warm = WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)), code.hash())
     # Now, while others check the settings: there is a second core for it.
-    warm.begin(code.hash())
+    warm.begin()
     return warm
 
 

@@ -2,7 +2,8 @@
 
 `train.py --fork-server` becomes it. It is asked through a socket by the runner that started it, and ends with it. A run
 that is forked has all that one of its own process has: a supervisor (a first fork), a session, an environment, a log,
-generators that it seeds itself. What it doesn't pay is the import of torch, more than a second of CPU time.
+generators that it seeds itself. What it doesn't pay is the import of torch, more than a second of CPU time. The two
+forks are made beforehand (`standby.py`), so that the end of one run and the start of the next are milliseconds apart.
 
 A fork copies one thread and no device: so this process has one thread, and never touches CUDA or NVML. That is looked
 at before each fork, and where it isn't so, the answer says why; the runner then starts a process as usual.
@@ -10,7 +11,6 @@ at before each fork, and where it isn't so, the answer says why; the runner then
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import json
@@ -18,21 +18,15 @@ import os
 import select
 import signal
 import socket
-import sys
-import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from experiment.supervise import CANNOT_START, Job, Supervisor
+from experiment.engines.standby import MAX_MESSAGE, Enter, Standby
 
-MAX_MESSAGE = 1 << 20
 DRIVERS = ("libcuda.so", "libnvidia-ml.so")
-CRASHED = 1
-
-Enter = Callable[[Sequence[str]], int]
-"""Runs the training's `main` on the words of its command line, and gives its exit code."""
 
 
 def serve(descriptor: int, enter: Enter, preload: Callable[[], None]) -> int:
@@ -50,19 +44,73 @@ def serve(descriptor: int, enter: Enter, preload: Callable[[], None]) -> int:
             traceback.print_exc()
             _answer(runner, {"failed": f"{type(error).__name__}: {error}"})
             return 1
-        # What is there now stays, so nobody need look at it again; looking would copy its pages into each fork.
-        gc.collect()
-        gc.freeze()
-        kept = {descriptor for descriptor in _list_descriptors() if _is_open(descriptor)} - {runner.fileno()}
-        ended = _hear_children()
+        _settle_memory()
         _answer(runner, {"ready": True})
+        ForkServer(runner, enter).run()
+        return 0
+
+
+class ForkServer:
+    """Answers requests, with a pair of processes waiting for the next one."""
+
+    def __init__(self, runner: socket.socket, enter: Enter) -> None:
+        self._runner = runner
+        self._enter = enter
+        self._ended, self._wakeup = _hear_children()
+        self._standby: Standby | None = None
+
+    def run(self) -> None:
+        """Answer until the runner is gone."""
         while True:
-            ready, _, _ = select.select([runner.fileno(), ended], [], [])
-            if ended in ready:
-                os.read(ended, 4096)
-                _reap()
-            if runner.fileno() in ready and not _attend(runner, enter, kept):
-                return 0
+            if self._standby is None and find_obstacle() is None:
+                self._standby = self._fork()
+            ready, _, _ = select.select([self._runner.fileno(), self._ended], [], [])
+            if self._ended in ready:
+                os.read(self._ended, 4096)
+                self._reap()
+            if self._runner.fileno() in ready and not self._attend():
+                return
+
+    def _attend(self) -> bool:
+        """Do what the runner asks; False when it is gone."""
+        request, descriptors, _, _ = socket.recv_fds(self._runner, MAX_MESSAGE, 2)
+        if not request:
+            return False
+        if self._standby is None and (obstacle := find_obstacle()):
+            _answer(self._runner, {"refused": obstacle})
+        else:
+            pair = self._start(request, descriptors)
+            _answer(self._runner, {"pid": pair.pid}, [pair.pidfd])
+            pair.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return True
+
+    def _start(self, request: bytes, descriptors: Sequence[int]) -> Standby:
+        """Give a request to the pair that waits for it, or, where somebody killed that, to a new one."""
+        pair, self._standby = self._standby, None
+        if pair is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                pair.start(request, descriptors)
+                return pair
+            pair.close()
+        pair = self._fork()
+        pair.start(request, descriptors)
+        return pair
+
+    def _fork(self) -> Standby:
+        return Standby.fork(self._enter, private=(self._runner.fileno(), self._ended, self._wakeup))
+
+    def _reap(self) -> None:
+        """Let go of children that have ended; the pid of a pair in waiting stays its own until it is closed."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or (self._standby is not None and ended.si_pid == self._standby.pid):
+                return
+            os.waitpid(ended.si_pid, 0)
 
 
 def find_obstacle(root: Path = Path("/")) -> str | None:
@@ -75,121 +123,23 @@ def find_obstacle(root: Path = Path("/")) -> str | None:
     return f"what was imported has loaded {', '.join(drivers)}" if drivers else None
 
 
-def _attend(runner: socket.socket, enter: Enter, kept: set[int]) -> bool:
-    """Do what the runner asks; False when it is gone."""
-    message, descriptors, _, _ = socket.recv_fds(runner, MAX_MESSAGE, 2)
-    if not message:
-        return False
-    if obstacle := find_obstacle():
-        _close(descriptors)
-        _answer(runner, {"refused": obstacle})
-        return True
-    lock, control = descriptors
-    request = json.loads(message)
-    job = Job(**request["job"], lock_fd=lock, control_fd=control)
-    pid = os.fork()
-    if pid == 0:
-        runner.close()
-        _supervise(job, request["environment"], enter, kept)
-    _close(descriptors)
-    # Nobody but us reaps it, so the number is still its own.
-    pidfd = os.pidfd_open(pid)
-    _answer(runner, {"pid": pid}, [pidfd])
-    os.close(pidfd)
-    return True
+def _settle_memory() -> None:
+    """Leave what is imported alone from here on: looking at it would copy its pages into each fork."""
+    # Finalizers of what was imported are for the end of this process; a fork that ran them would pay 20 ms.
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    gc.collect()
+    gc.freeze()
 
 
-def _supervise(job: Job, environment: Mapping[str, str], enter: Enter, kept: set[int]) -> NoReturn:
-    """Be the supervisor of a run, and end with it."""
-    returncode = CRASHED
-    try:
-        os.setsid()
-        Supervisor(job, lambda job: _train(job, environment, enter, kept)).run()
-        returncode = 0
-    except OSError as error:
-        message = f"{error.filename or job.run_dir}: {error.strerror}; how the run ended is not written down\n"
-        os.write(2, message.encode())
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(returncode)
-
-
-def _train(job: Job, environment: Mapping[str, str], enter: Enter, kept: set[int]) -> NoReturn:
-    """Be the training, as if its command had been started with this environment, and end with it."""
-    returncode = CANNOT_START
-    try:
-        for descriptor in _list_descriptors() - kept - {job.lock_fd}:
-            with contextlib.suppress(OSError):  # the one for looking is closed
-                os.close(descriptor)
-        os.environ.clear()
-        os.environ.update(environment)
-        os.environ["GRIDPILOT_LOCK_FD"] = str(job.lock_fd)
-        sys.argv = list(job.command[1:])
-        returncode = _enter_as_main(enter)
-        _finish()
-    except BaseException:
-        traceback.print_exc()
-        returncode = CRASHED
-    finally:
-        # Not the interpreter's way out: it would visit, and so copy, every page that is shared with the server.
-        os._exit(returncode)
-
-
-def _enter_as_main(enter: Enter) -> int:
-    try:
-        return enter(sys.argv[1:])
-    except SystemExit as ending:
-        if ending.code is None or isinstance(ending.code, int):
-            return ending.code or 0
-        sys.stderr.write(f"{ending.code}\n")
-        return 1
-
-
-def _finish() -> None:
-    """Do what an interpreter does at its end: wait for threads, call what was registered, write what is buffered."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-def _hear_children() -> int:
-    """Turn the end of a child into a byte to be read. Gives the end to read from."""
+def _hear_children() -> tuple[int, int]:
+    """Turn the end of a child into a byte to be read. Gives the ends to read from and to write to."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    return reader
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
-
-
-def _list_descriptors() -> set[int]:
-    """Give what this process has open, and one that was open for looking."""
-    return set(map(int, os.listdir("/proc/self/fd")))
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
-
-
-def _close(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+    return reader, writer
 
 
 def _answer(runner: socket.socket, answer: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:

@@ -19,7 +19,7 @@ from experiment.devices import Device
 from experiment.engines.environment import make_base_environment
 from experiment.engines.orphans import OrphanKeeper
 from experiment.engines.warm import Forked, WarmLauncher
-from experiment.files import now_text, write_atomically, write_json
+from experiment.files import make_durable, now_text, write_atomically, write_json
 from experiment.run import Run
 from experiment.schedule import Ending
 
@@ -141,6 +141,11 @@ class LocalEngine:
             self.warm.close()
         self._orphans.release()
 
+    def look_at_code(self) -> None:
+        """See whether the code was edited: what is forked from now on has then imported it as it is now."""
+        if self.warm is not None:
+            self.warm.renew(self.find_code_version())
+
     def start(self, run: Run, lock: int, work: Work, device: Device) -> Handle:
         """Start the next attempt of a run whose lock we hold; the lock goes over to its supervisor.
 
@@ -151,9 +156,10 @@ class LocalEngine:
         reader, writer = os.pipe()
         try:
             threads = choose_threads(run, self.limits.threads)
-            # Looked at for each run: the code may have been edited while runs were waiting.
-            version = self.find_code_version()
-            attempt = prepare_attempt(run, work.config_text, work.command, device.name, threads, version)
+            warm = self._choose_warm(make_environment(run, 0, work, device, threads), work)
+            # Code that a fork has imported can't change any more; a process will import it as it is now.
+            version = self.find_code_version() if warm is None else warm.code_version
+            attempt = prepare_attempt(run, work.config_text, work.command, device.name, threads, version, durable=False)
             job = supervise.Job(
                 lock_fd=lock,
                 control_fd=reader,
@@ -164,9 +170,9 @@ class LocalEngine:
                 grace_s=self.limits.grace_s,
                 orphan_grace_s=self.limits.orphan_grace_s,
             )
-            supervisor = self._start_supervisor(
-                job, make_environment(run, attempt, work, device, threads), work, version
-            )
+            supervisor = self._start_supervisor(job, make_environment(run, attempt, work, device, threads), warm)
+            # Not before the start: the disk takes its time.
+            make_durable([run.config_path, run.start_path(attempt)])
         except BaseException:
             os.close(writer)
             raise
@@ -175,16 +181,28 @@ class LocalEngine:
             os.close(lock)
         return Handle(run, attempt, device, supervisor, writer, can_move=not work.is_foreign and device.gpu is not None)
 
+    def _choose_warm(self, environment: Mapping[str, str], work: Work) -> WarmLauncher | None:
+        """Give what forks a run that is started with this environment; None where it can't be forked."""
+        if self.warm is None or work.is_foreign:
+            return None
+        if refusal := self.warm.explain_refusal(environment):
+            self._remark_on(refusal)
+            return None
+        return self.warm
+
+    def _remark_on(self, refusal: str) -> None:
+        remark = f"runs are started as processes of their own, not forked: {refusal}"
+        if remark not in self._remarks:
+            self._remarks.append(remark)
+
     def _start_supervisor(
-        self, job: supervise.Job, environment: Mapping[str, str], work: Work, version: str
+        self, job: supervise.Job, environment: Mapping[str, str], warm: WarmLauncher | None
     ) -> subprocess.Popen[bytes] | Forked:
-        if self.warm is not None and not work.is_foreign:
-            forked = self.warm.start(job, environment, version)
+        if warm is not None:
+            forked = warm.start(job, environment)
             if isinstance(forked, Forked):
                 return forked
-            remark = f"runs are started as processes of their own, not forked: {forked}"
-            if remark not in self._remarks:
-                self._remarks.append(remark)
+            self._remark_on(forked)
         return subprocess.Popen(
             [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))],
             stdin=subprocess.DEVNULL,
@@ -222,26 +240,31 @@ def choose_threads(run: Run, wanted: int) -> int:
 
 
 def prepare_attempt(
-    run: Run, config_text: str, command: Sequence[str], device: str, threads: int, code_version: str
+    run: Run,
+    config_text: str,
+    command: Sequence[str],
+    device: str,
+    threads: int,
+    code_version: str,
+    *,
+    durable: bool = True,
 ) -> int:
     """Write a run's `config.yaml` and the `start.json` of its next attempt, whose number is given. Needs the lock."""
     attempt = run.last_attempt() + 1
-    write_atomically(run.config_path, [config_text.encode()])
+    write_atomically(run.config_path, [config_text.encode()], durable=durable)
     run.attempt_dir(attempt).mkdir(parents=True)
-    write_json(
-        run.attempt_dir(attempt) / "start.json",
-        {
-            "attempt": attempt,
-            "id": run.id,
-            "label": run.label,
-            "host": platform.node(),
-            "device": device,
-            "threads": threads,
-            "code_version": code_version,
-            "command": list(command),
-            "started": now_text(),
-        },
-    )
+    start = {
+        "attempt": attempt,
+        "id": run.id,
+        "label": run.label,
+        "host": platform.node(),
+        "device": device,
+        "threads": threads,
+        "code_version": code_version,
+        "command": list(command),
+        "started": now_text(),
+    }
+    write_json(run.start_path(attempt), start, durable=durable)
     return attempt
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from experiment.devices import CPU
 from experiment.engines.environment import THREAD_VARIABLES, make_base_environment
-from experiment.engines.fork_server import MAX_MESSAGE
+from experiment.engines.standby import MAX_MESSAGE
 from experiment.supervise import Job
 
 READY_WITHIN_S = 120.0
@@ -53,9 +53,7 @@ class Forked:
 class ForkServer:
     """A fork server of ours. It begins to import when it is made, and nobody waits for that before the first run."""
 
-    def __init__(self, needs: Needs, code_version: str) -> None:
-        self.code_version = code_version
-        self.environment = make_server_environment()
+    def __init__(self, needs: Needs) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         wishes = {"socket": theirs.fileno(), "trainers": needs.trainers, "environments": needs.environments}
         with theirs:
@@ -63,7 +61,7 @@ class ForkServer:
                 [sys.executable, needs.script, "--fork-server", json.dumps(wishes)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=self.environment,
+                env=make_server_environment(),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -73,10 +71,6 @@ class ForkServer:
     def pid(self) -> int:
         """The server's process."""
         return self._process.pid
-
-    def is_gone(self) -> bool:
-        """Tell whether the server has ended, which it does of its own only where it can't import."""
-        return self._process.poll() is not None
 
     def wait_until_ready(self) -> str | None:
         """Wait until everything is imported; give what went wrong, None for nothing."""
@@ -134,39 +128,52 @@ def make_server_environment() -> dict[str, str]:
 class WarmLauncher:
     """Forks runs where that gives what a process of their own would; where not, `start` says why.
 
-    The server is made when it is first needed, or at `begin`.
+    Args:
+        needs: what to import beforehand.
+        code_version: that of the code now, which is imported when it is first needed, or at `begin`.
     """
 
-    def __init__(self, needs: Needs) -> None:
+    def __init__(self, needs: Needs, code_version: str) -> None:
+        self.code_version = code_version
         self._needs = needs
         self._server: ForkServer | None = None
         self._broken: str | None = None
-
-    def begin(self, code_version: str) -> None:
-        """Make the server, so that it imports while we do other things."""
-        self._find_server(code_version)
 
     @property
     def server_pid(self) -> int | None:
         """The server's process, None where there is none now."""
         return None if self._server is None else self._server.pid
 
-    def start(self, job: Job, environment: Mapping[str, str], code_version: str) -> Forked | str:
-        """Fork a run; text that says why where it has to be a process of its own.
+    def begin(self) -> None:
+        """Make the server, so that it imports while we do other things."""
+        self._server = self._server or ForkServer(self._needs)
+
+    def renew(self, code_version: str) -> None:
+        """See to it that this version of the code is imported in what is forked from now on."""
+        if code_version != self.code_version:
+            self.close()
+            self.code_version = code_version
+            self.begin()
+
+    def explain_refusal(self, environment: Mapping[str, str]) -> str | None:
+        """Say why a run with this environment has to be a process of its own; None where it can be forked."""
+        return self._broken or explain_difference(environment, make_server_environment())
+
+    def start(self, job: Job, environment: Mapping[str, str]) -> Forked | str:
+        """Fork a run that nothing refuses; text that says why where it turns out that it can't be.
 
         Raises:
             StartUnknownError: the server died on the way. The next run gets another one.
         """
-        if reason := self._broken or explain_difference(environment, make_server_environment()):
-            return reason
         for _ in range(2):
-            server = self._find_server(code_version)
-            if failure := server.wait_until_ready():
+            self.begin()
+            assert self._server is not None
+            if failure := self._server.wait_until_ready():
                 self.close()
                 self._broken = failure
                 return failure
             try:
-                return server.fork(job, environment)
+                return self._server.fork(job, environment)
             except BrokenPipeError:
                 self.close()
             except StartUnknownError:
@@ -175,14 +182,6 @@ class WarmLauncher:
             except OSError as error:
                 return f"it can't be asked for: {error.strerror}"
         return "the fork server died twice before it could be asked"
-
-    def _find_server(self, code_version: str) -> ForkServer:
-        """Give a server that has imported the code as it is now."""
-        if self._server is not None and (self._server.code_version != code_version or self._server.is_gone()):
-            self.close()
-        if self._server is None:
-            self._server = ForkServer(self._needs, code_version)
-        return self._server
 
     def close(self) -> None:
         """End the server. Runs that it has forked go on."""

@@ -1,0 +1,153 @@
+"""A supervisor and its training, forked before it is known for which run: both wait until they are told."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from experiment.supervise import CANNOT_START, Job, Supervisor, fork_training, open_log, see_through, use_log
+
+MAX_MESSAGE = 1 << 20
+CRASHED = 1
+
+Enter = Callable[[Sequence[str]], int]
+"""Runs the training's `main` on the words of its command line, and gives its exit code."""
+
+
+@dataclass(frozen=True)
+class Standby:
+    """A pair in waiting, as the process sees it that has forked it. `pid` and `pidfd` are the supervisor's."""
+
+    pid: int
+    pidfd: int
+    _socket: socket.socket
+
+    @classmethod
+    def fork(cls, enter: Enter, private: Collection[int]) -> Standby:
+        """Fork a pair that ends with us, unless it was started.
+
+        Args:
+            enter: runs the training.
+            private: descriptors of ours that the pair must not have.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            signal.set_wakeup_fd(-1)
+            for descriptor in private:
+                os.close(descriptor)
+            _supervise(theirs, enter)
+        theirs.close()
+        # Nobody but us reaps it, so the number is still its own.
+        return cls(pid, os.pidfd_open(pid), ours)
+
+    def start(self, request: bytes, descriptors: Sequence[int]) -> None:
+        """Tell the pair what to do.
+
+        Args:
+            request: JSON with the `job` and the training's `environment`.
+            descriptors: of the run's lock, and of the pipe that the runner's wishes come from.
+
+        Raises:
+            BrokenPipeError: it was killed.
+        """
+        socket.send_fds(self._socket, [request], descriptors)
+
+    def close(self) -> None:
+        """Let go of it: a pair that was started goes on."""
+        self._socket.close()
+        os.close(self.pidfd)
+
+
+def _supervise(server: socket.socket, enter: Enter) -> NoReturn:
+    """Be a supervisor: wait for a job, see it through, and end with it."""
+    returncode = CRASHED
+    try:
+        os.setsid()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        training = fork_training()
+        if training == 0:
+            server.close()
+            ours.close()
+            _train(theirs, enter)
+        theirs.close()
+        request, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 2)
+        server.close()
+        if request:
+            lock, control = descriptors
+            job = Job(**json.loads(request)["job"], lock_fd=lock, control_fd=control)
+            returncode = see_through(Supervisor(job, lambda job: _start(job, request, ours, training)))
+        else:
+            returncode = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # The training that waits for us dies with us.
+        os._exit(returncode)
+
+
+def _start(job: Job, request: bytes, waiting: socket.socket, training: int) -> int:
+    with waiting:
+        log = open_log(job)
+        socket.send_fds(waiting, [request], [job.lock_fd, log])
+        os.close(log)
+    return training
+
+
+def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
+    """Be the training, as if its command had been started with its environment, and end with it."""
+    returncode = CANNOT_START
+    try:
+        with supervisor:
+            message, descriptors, _, _ = socket.recv_fds(supervisor, MAX_MESSAGE, 2)
+        if message:
+            request = json.loads(message)
+            lock, log = descriptors
+            use_log(log)
+            os.close(log)
+            _take_environment(request["environment"] | {"GRIDPILOT_LOCK_FD": str(lock)})
+            sys.argv = list(request["job"]["command"][1:])
+            returncode = _enter_as_main(enter)
+            _finish()
+    except BaseException:
+        traceback.print_exc()
+        returncode = CRASHED
+    finally:
+        # Not the interpreter's way out: it would visit, and so copy, every page that is shared with the server.
+        os._exit(returncode)
+
+
+def _take_environment(environment: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def _enter_as_main(enter: Enter) -> int:
+    try:
+        return enter(sys.argv[1:])
+    except SystemExit as ending:
+        if ending.code is None or isinstance(ending.code, int):
+            return ending.code or 0
+        sys.stderr.write(f"{ending.code}\n")
+        return 1
+
+
+def _finish() -> None:
+    """Do what an interpreter does at its end: wait for threads, call what was registered, write what is buffered."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
