@@ -125,7 +125,8 @@ class Launcher:
             slot = self.free.pop(0)
             try:
                 handle = self._start(run, lock, self.devices[slot.device])
-            except StartUnknownError:
+            except StartUnknownError as error:
+                self._note("start unknown", run, message=str(error))
                 self.free.insert(0, slot)
                 self.elsewhere[run.id] = run
                 continue

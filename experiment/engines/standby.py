@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from typing import NoReturn
 
 from experiment.supervise import CANNOT_START, Job, Supervisor, fork_training, open_log, see_through, use_log
 
+PR_SET_NAME = 15
+SHOWN_DIGITS = 9
+"""Of a run's id: the kernel keeps 15 bytes of a name."""
 MAX_MESSAGE = 1 << 20
 CRASHED = 1
 
@@ -85,6 +89,7 @@ def _supervise(server: socket.socket, enter: Enter) -> NoReturn:
         server.close()
         if request:
             lock, control = descriptors
+            _name_process("watch", json.loads(request)["job"]["run_dir"])
             job = Job(**json.loads(request)["job"], lock_fd=lock, control_fd=control)
             returncode = see_through(Supervisor(job, lambda job: _start(job, request, ours, training)))
         else:
@@ -115,6 +120,7 @@ def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
             lock, log = descriptors
             use_log(log)
             os.close(log)
+            _name_process("train", request["job"]["run_dir"])
             _take_environment(request["environment"] | {"GRIDPILOT_LOCK_FD": str(lock)})
             sys.argv = list(request["job"]["command"][1:])
             returncode = _enter_as_main(enter)
@@ -125,6 +131,12 @@ def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
     finally:
         # Not the interpreter's way out: it would visit, and so copy, every page that is shared with the server.
         os._exit(returncode)
+
+
+def _name_process(what: str, run_dir: str) -> None:
+    """Let `ps -o comm` and `top` tell forks apart, whose command line is the server's: `train` and the id's beginning."""
+    run_id = run_dir.rpartition("__")[2]
+    ctypes.CDLL(None).prctl(PR_SET_NAME, f"{what} {run_id[:SHOWN_DIGITS]}".encode(), 0, 0, 0)
 
 
 def _take_environment(environment: Mapping[str, str]) -> None:
