@@ -134,7 +134,7 @@ def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
 
 
 def _name_process(what: str, run_dir: str) -> None:
-    """Let `ps -o comm` and `top` tell forks apart, whose command line is the server's: `train` and the id's beginning."""
+    """Let `ps -o comm` and `top` tell forks apart, which all have the server's command line: `train 0123456789`."""
     run_id = run_dir.rpartition("__")[2]
     ctypes.CDLL(None).prctl(PR_SET_NAME, f"{what} {run_id[:SHOWN_DIGITS]}".encode(), 0, 0, 0)
 

@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SPECS = {
     "ddpg": {"batch_size": 16, "hidden_dims": [16]},
-    "sac": {"batch_size": 16, "hidden_dims": [16]},
     "tdmpc2": {
         "batch_size": 4,
         "mlp_dim": 16,
@@ -30,10 +29,10 @@ def run_sweep(folder: Path, settings: dict[str, Any], words: list[str]) -> str:
         "meta_data": {"exp_name": "sweep"},
         "constants": {
             "env_name": "Pendulum-v1",
-            "max_timesteps": 120,
+            "max_timesteps": 90,
             "learning_starts": 60,
             "num_eval": 1,
-            "eval_freq": 100,
+            "eval_freq": 80,
             "num_final_eval": 1,
         }
         | settings,
