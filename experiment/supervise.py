@@ -231,7 +231,7 @@ def kill_descendants() -> None:
     Their children then become ours, and the next round finds them.
     """
     while True:
-        for pid in list_children():
+        for pid in list_children(os.getpid()):
             os.kill(pid, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
@@ -239,9 +239,8 @@ def kill_descendants() -> None:
             return
 
 
-def list_children() -> list[int]:
-    """Give the pids of this process's children that are alive or not yet reaped."""
-    me = os.getpid()
+def list_children(parent: int) -> list[int]:
+    """Give the pids of a process's children that are alive or not yet reaped."""
     children = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -249,7 +248,7 @@ def list_children() -> list[int]:
                 stat = (Path("/proc") / name / "stat").read_bytes()
             except OSError:
                 continue
-            if int(stat.rpartition(b")")[2].split()[1]) == me:
+            if int(stat.rpartition(b")")[2].split()[1]) == parent:
                 children.append(int(name))
     return children
 

@@ -18,7 +18,7 @@ class OrphanKeeper:
 
     def adopt(self) -> None:
         """From now on, orphans among our descendants become our children."""
-        self._before = frozenset(list_children())
+        self._before = frozenset(list_children(os.getpid()))
         _set_subreaper(True)
 
     def release(self) -> None:
@@ -27,7 +27,7 @@ class OrphanKeeper:
 
     def kill(self, wanted: Collection[int]) -> None:
         """Kill every child that we didn't have before and that isn't wanted, and what it leaves in turn."""
-        while orphans := set(list_children()) - self._before - set(wanted):
+        while orphans := set(list_children(os.getpid())) - self._before - set(wanted):
             for pid in orphans:
                 os.kill(pid, signal.SIGKILL)
             for pid in orphans:

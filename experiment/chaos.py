@@ -1,0 +1,70 @@
+"""`--chaos P`: kill what takes part in a sweep at random, to see that nothing gets lost by it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, TypeAlias
+
+from experiment.engines.local import Handle
+from experiment.run import Run
+from experiment.supervise import list_children
+
+Kind: TypeAlias = Literal["training", "supervisor", "fork server"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process that takes part in a sweep, and the run that it is there for; None for the fork server."""
+
+    kind: Kind
+    pid: int
+    run: Run | None
+
+
+def list_parts(handles: Sequence[Handle], server_pid: int | None) -> Iterator[Part]:
+    """Give the processes that take part in a sweep now; the runner, without which nothing goes on, isn't among them."""
+    for handle in handles:
+        yield Part("supervisor", handle.pid, handle.run)
+        yield from (Part("training", pid, handle.run) for pid in list_children(handle.pid))
+    if server_pid is not None:
+        yield Part("fork server", server_pid, None)
+
+
+class Chaos:
+    """Kills each part with the same probability, and counts what it has killed.
+
+    Args:
+        probability: of a part's being killed when it is looked at; in (0, 1).
+        generator: draws.
+    """
+
+    def __init__(self, probability: float, generator: Random) -> None:
+        self._probability = probability
+        self._generator = generator
+        self.kills: Counter[Kind] = Counter()
+
+    def strike(self, parts: Iterator[Part]) -> list[Part]:
+        """Kill some of these, and give those that were still there to be killed."""
+        killed = []
+        for part in parts:
+            if self._generator.random() < self._probability and _kill(part.pid):
+                self.kills[part.kind] += 1
+                killed.append(part)
+        return killed
+
+    def __str__(self) -> str:
+        counts = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(self.kills.items())]
+        return f"chaos: killed {', '.join(counts) or 'nothing'}"
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
