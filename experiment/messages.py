@@ -95,6 +95,7 @@ def describe_command(args: Namespace) -> str:
     script = sys.argv[0] if Path(sys.argv[0]).name == RUNNER else RUNNER
     words = [_name_python(), script, "-e", str(args.spec), "-g", args.gpus]
     words += ["-j", str(args.jobs)] if args.jobs else []
+    words += ["--no-warm"] if args.no_warm else []
     words += ["--log-root", str(args.log_root)] if args.log_root != Path("logs") else []
     for override in args.overrides:
         words += ["-o", override]

@@ -34,6 +34,8 @@ from experiment.spec import ExperimentSpec
 from experiment.views import STOP_NAME, ViewError
 
 BAD_SPEC = 2
+LOOKED_AT = 64
+"""Runs whose trainer and environment are imported beforehand."""
 
 
 def run_sweep(
@@ -107,7 +109,9 @@ def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHas
     """Begin to import what runs need, for them to be forked; None for scripts of others, and for a run alone."""
     if not spec.meta.runs_trainer or len(runs) < 2:
         return None
-    settings = [plan.check_again(run.id).resolved() for run in runs]
+    # Of many runs some, evenly over the grid: what they don't name is imported by those that need it.
+    some = runs[:: max(1, len(runs) // LOOKED_AT)]
+    settings = [plan.check_again(run.id).resolved() for run in some]
     trainers = sorted({str(values["algorithm_name"]) for values in settings})
     environments = sorted({str(values["env_name"]) for values in settings})
     warm = WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)), code.hash())
