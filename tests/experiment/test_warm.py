@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiment.devices import CPU, Device, Gpu
+from experiment.engines.fork_server import find_obstacle
 from experiment.engines.local import Limits, LocalEngine, Work, make_environment
 from experiment.engines.warm import (
     Forked,
@@ -345,3 +346,14 @@ def wait_for_children(pid: int) -> list[int]:
                 found.append(int(name))
         if found:
             return found
+
+
+def test_a_loaded_gpu_driver_or_a_thread_is_an_obstacle(tmp_path: Path) -> None:
+    task, maps = tmp_path / "proc/self/task", tmp_path / "proc/self/maps"
+    (task / "1").mkdir(parents=True)
+    maps.write_text("7f00-7f01 r-xp 0 00:00 0 /usr/lib/libc.so.6\n")
+    assert find_obstacle(tmp_path) is None
+    maps.write_text("7f00-7f01 r-xp 0 00:00 0 /usr/lib/libnvidia-ml.so.1\n")
+    assert find_obstacle(tmp_path) == "what was imported has loaded libnvidia-ml.so"
+    (task / "2").mkdir()
+    assert find_obstacle(tmp_path) == "what was imported has started threads (1)"
