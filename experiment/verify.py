@@ -199,7 +199,7 @@ def say_difference(check: Check, comparison: Comparison, kills: Sequence[Kill]) 
     for difference in comparison.differences:
         print(f"  {difference}")
     if comparison.step is not None:
-        print(f"  {_explain_step(comparison.step, kills)}")
+        print(f"  {explain_step(comparison.step, kills)}")
     for line in describe_state_differences(check.straight, check.killed):
         print(f"  {line}")
     summary = read_json(check.killed.summary_path) or {}
@@ -211,7 +211,8 @@ def say_difference(check: Check, comparison: Comparison, kills: Sequence[Kill]) 
         print(f"  the code was changed while this went on ({', '.join(versions)}): check it once more")
 
 
-def _explain_step(step: int, kills: Sequence[Kill]) -> str:
+def explain_step(step: int, kills: Sequence[Kill]) -> str:
+    """Say what the step of the first row that differs says of the cause."""
     resumes = [kill.checkpoint for kill in kills if kill.checkpoint < step]
     if not resumes:
         return (
