@@ -58,7 +58,7 @@ def _load_bare(folder: Path) -> Checkpoint:
 
 
 def list_state_differences(first: object, second: object) -> Iterator[Difference]:
-    """Give each leaf that differs between two states in type, shape or a single bit, those that only the second has last."""
+    """Give each leaf that differs between two states in type, shape or a single bit; those of the second alone last."""
     leaves = [{path_text(path): leaf for path, leaf in walk_leaves(state)} for state in (first, second)]
     for path in leaves[0] | leaves[1]:
         if path not in leaves[1]:
