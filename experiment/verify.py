@@ -17,7 +17,7 @@ from experiment.killing import Kill, kill_training
 from experiment.plan import BuildConfig, Plan, plan_runs
 from experiment.preflight import PreflightError
 from experiment.progress import open_view
-from experiment.provenance import hash_code
+from experiment.provenance import CodeHasher
 from experiment.run import Run
 from experiment.sameness import COMPARED, Comparison, compare_runs, describe_state_differences
 from experiment.schedule import RESUMES_AFTER_KILL, count_threads
@@ -97,14 +97,14 @@ def verify_resume(
     except (NotCheckableError, PreflightError) as error:
         print(error, file=sys.stderr)
         return NOT_CHECKED
-    run, roots = plan.runs[0], find_code_roots(spec)
+    run, code = plan.runs[0], CodeHasher(find_code_roots(spec))
     jobs = min(choose_jobs(spec, args, devices), len(plan.runs))
     training = Training(
         config_text=dump_settings(settings, CONFIG_HEADING),
         script=Path(spec.meta.script_file),
         device=devices[0],
         threads=count_threads(count_cores(), jobs),
-        find_code_version=lambda: hash_code(roots),
+        find_code_version=code.hash,
     )
     with make_scratch("verify") as scratch:
         place = scratch.path / spec.meta.exp_name

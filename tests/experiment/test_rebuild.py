@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.provenance import hash_code, record_provenance
+from experiment.provenance import CodeHasher, hash_code, record_provenance
 from experiment.rebuild import RebuildError, list_changed_files, rebuild_code
 
 
@@ -38,7 +38,7 @@ def repository(tmp_path: Path) -> Path:
 def record(repository: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
     monkeypatch.chdir(repository / "project")
     logs = repository.parent / "logs"
-    version = record_provenance(logs, [Path.cwd()], [])
+    version = record_provenance(logs, CodeHasher([Path.cwd()]), [])
     return logs / "code" / version, version
 
 
