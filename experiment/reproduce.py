@@ -149,7 +149,8 @@ def reproduce_run(run: Run, args: Namespace, build_config: BuildConfig, gpus: Se
             ) from None
         again = Run.create_path(scratch.path / "logs" / run.experiment_dir.name, run.label, code.run_id)
         threads = int(subject.summary["threads"])
-        print(f"{run.label} ({run.id}) on {device.name}, {threads} threads, code {code.version}, in {scratch.path}")
+        on = f"{device.name}, {threads} thread{'s' * (threads > 1)}"
+        print(f"{run.label} ({run.id}) on {on}, code {code.version}, in {scratch.path}")
         text = run.config_path.read_text(encoding="utf-8")
         training = Training(text, code.script, device, threads, lambda: code.version)
         view = open_view(args.plain, {again.id: int(subject.settings["max_timesteps"])})
