@@ -14,6 +14,7 @@ Run an experiment: one spec in, a grid of resumable runs out, a report at the en
   python run_experiment.py status -e exp_specs/quickstart.yaml      from another terminal: how far it is
   python run_experiment.py logs ID                                  what a run wrote
   python run_experiment.py why ID                                   why a run is in its state, and what goes on with it
+  python run_experiment.py reproduce ID                             train a finished run again, by the code that made it
   python run_experiment.py gc -e exp_specs/quickstart.yaml          what may go, and what that frees; --yes deletes it
   python run_experiment.py stop -e exp_specs/quickstart.yaml        let all its runs checkpoint and stop
 """
@@ -51,9 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    views = ("status", "logs", "why", "gc", "stop")
+    views = ("status", "logs", "why", "reproduce", "gc", "stop")
     parser.add_argument("view", nargs="?", choices=views, help="look at an experiment, or after it, instead")
-    parser.add_argument("target", nargs="?", help="for logs and why: a run's id, or the beginning of it")
+    parser.add_argument("target", nargs="?", help="for logs, why, reproduce: a run's id, or the beginning of it")
     parser.add_argument(
         "-e", dest="spec", type=Path, metavar="SPEC", help="the spec (a view also takes logs/<exp_name>)"
     )
@@ -71,6 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--retry", type=int, default=0, metavar="N", help="try a run that fails up to N times more")
     parser.add_argument(
         "--timeout", type=read_duration, metavar="6h", help="longest time for one run, then it checkpoints"
+    )
+    parser.add_argument(
+        "--verify-resume", action="store_true", help="train one combination straight, and killed and resumed: the same?"
+    )
+    parser.add_argument(
+        "--with-current-code", action="store_true", help="with reproduce: by the code here, not by that which made it"
     )
     parser.add_argument("--log-root", type=Path, default=Path("logs"), metavar="DIR", help="default: logs")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live table")

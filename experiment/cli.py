@@ -23,6 +23,8 @@ READ_BY = {
     "status": {"view", "target", "spec", "overrides", "log_root", "json"},
     "logs": {"view", "target", "spec", "overrides", "log_root"},
     "why": {"view", "target", "spec", "overrides", "log_root"},
+    "reproduce": {"view", "target", "spec", "overrides", "log_root", "gpus", "plain", "with_current_code"},
+    "--verify-resume": {"spec", "overrides", "log_root", "gpus", "jobs", "only", "plain", "verify_resume"},
     "gc": {"view", "target", "spec", "overrides", "log_root", "yes"},
     "stop": {"view", "target", "spec", "overrides", "log_root"},
 }
@@ -41,6 +43,8 @@ def main(words: Sequence[str], build_config: BuildConfig, list_gpus: ListGpus | 
     args = parser.parse_intermixed_args(words)
     refuse_unread_flags(args, parser)
     try:
+        if args.view == "reproduce":
+            return reproduce(args, parser, build_config, list_gpus)
         return look(args, parser) if args.view else run_spec(args, parser, build_config, list_gpus)
     except BrokenPipeError:
         # Whoever read what was printed has read enough.
@@ -70,13 +74,14 @@ def open_missing_streams() -> None:
 
 def refuse_unread_flags(args: Namespace, parser: ArgumentParser) -> None:
     """End with a usage error where a flag was given that what was asked for doesn't read."""
-    read = READ_BY.get(args.view)
+    asked = args.view or ("--verify-resume" if args.verify_resume else "")
+    read = READ_BY.get(asked)
     if read is None:
         return
     for name, value in vars(args).items():
         if name not in read and value != parser.get_default(name):
             flag = next(action.option_strings[0] for action in parser._actions if action.dest == name)
-            parser.error(f"{args.view} doesn't read {flag}")
+            parser.error(f"{asked} doesn't read {flag}")
 
 
 def look(args: Namespace, parser: ArgumentParser) -> int:
@@ -113,6 +118,25 @@ def look_at_run(args: Namespace, parser: ArgumentParser) -> None:
     from experiment.why import print_why
 
     print_why(run)
+
+
+def reproduce(args: Namespace, parser: ArgumentParser, build_config: BuildConfig, list_gpus: ListGpus | None) -> int:
+    """Train a finished run once more and compare."""
+    from experiment import devices
+    from experiment.reproduce import reproduce_run
+    from experiment.views import ViewError, find_run
+
+    if not args.target:
+        parser.error("reproduce: give a run's id; status lists them")
+    try:
+        run = find_run(args.target, list_experiments(args))
+        return reproduce_run(run, args, build_config, (list_gpus or devices.list_gpus)())
+    except ViewError as error:
+        print(error, file=sys.stderr)
+        return BAD_USAGE
+    except devices.DeviceError as error:
+        print(error, file=sys.stderr)
+        return NO_DEVICE
 
 
 def look_at_experiment(args: Namespace, parser: ArgumentParser) -> int:
@@ -157,6 +181,8 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         parser.error("--json goes with -n or status")
     if args.yes:
         parser.error("--yes goes with gc")
+    if args.with_current_code:
+        parser.error("--with-current-code goes with reproduce")
     spec = load_spec(args.spec, args.overrides)
     if args.dry_run:
         from experiment.dry_run import show_plan
@@ -170,6 +196,10 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         return NO_DEVICE
     except ValueError as error:
         parser.error(str(error))
+    if args.verify_resume:
+        from experiment.verify import verify_resume
+
+        return verify_resume(spec, args, build_config, chosen, remark)
     from experiment.sweep import run_sweep
 
     return run_sweep(spec, args, build_config, gpus, chosen, remark)

@@ -19,6 +19,11 @@ from experiment.files import now_text, write_atomically, write_json
 CODE_SUFFIXES = (".py", ".c")
 NOT_CODE = {"logs", "tests", "docs", "benchmarks", "build", "dist", "node_modules"}
 GIT_TIMEOUT_S = 20
+DIFF = (
+    *("diff", "--binary", "--unified=3", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
+"""As `git apply` reads it, whatever a user's own settings make of differences."""
 
 
 class CodeHasher:
@@ -36,10 +41,14 @@ class CodeHasher:
         """Give the version of the code as it is now."""
         digest = hashlib.blake2b(digest_size=8)
         for root in self.roots:
-            for path in sorted(_list_sources(root)):
-                digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-                digest.update(self._hash_file(path))
+            for name, content in self.hash_sources(root).items():
+                digest.update(f"{name}\0".encode())
+                digest.update(content)
         return digest.hexdigest()
+
+    def hash_sources(self, root: Path) -> dict[str, bytes]:
+        """Give a hash of each source below one of the folders that counts, by its path there, in one order."""
+        return {path.relative_to(root).as_posix(): self._hash_file(path) for path in sorted(_list_sources(root))}
 
     def _hash_file(self, path: Path) -> bytes:
         there = path.stat()
@@ -76,7 +85,7 @@ def record_provenance(experiment_dir: Path, code: CodeHasher, gpus: Sequence[Gpu
     if not (folder / "commit").exists():
         folder.mkdir(parents=True, exist_ok=True)
         root = code.roots[0]
-        write_atomically(folder / "diff", [_ask_git(root, "diff", "HEAD", "--binary") or b""])
+        write_atomically(folder / "diff", [_ask_git(root, *DIFF, "HEAD") or b""])
         _keep_untracked(root, folder / "untracked")
         commit = _ask_git(root, "rev-parse", "HEAD")
         write_atomically(folder / "commit", [commit or b"not a git checkout, or nothing committed\n"])
