@@ -89,10 +89,11 @@ class ForkServer:
     def _start(self, request: bytes, descriptors: Sequence[int]) -> Standby:
         """Give a request to the pair that waits for it, or, where somebody killed that, to a new one."""
         pair, self._standby = self._standby, None
-        if pair is not None:
+        if pair is not None and pair.is_alive():
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 pair.start(request, descriptors)
                 return pair
+        if pair is not None:
             pair.close()
         pair = self._fork()
         pair.start(request, descriptors)

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -54,6 +55,10 @@ class Standby:
         theirs.close()
         # Nobody but us reaps it, so the number is still its own.
         return cls(pid, os.pidfd_open(pid), ours)
+
+    def is_alive(self) -> bool:
+        """Tell whether the supervisor is there. Its socket may outlive it by a moment, in the training."""
+        return not select.select([self.pidfd], [], [], 0)[0]
 
     def start(self, request: bytes, descriptors: Sequence[int]) -> None:
         """Tell the pair what to do.
