@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--with-current-code", action="store_true", help="with reproduce: by the code here, not by that which made it"
     )
     parser.add_argument("--log-root", type=Path, default=Path("logs"), metavar="DIR", help="default: logs")
+    parser.add_argument("--detach", action="store_true", help="go on in the background, lines in <exp>/runner.log")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
     parser.add_argument(
         "--no-warm", action="store_true", help="start each run as a process that imports everything, rather than fork"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class MetaData:
         num_workers: runs at a time; None leaves it to the number of devices.
         imports: modules of the user's that register environments or trainers.
         job_name: template of the runs' labels, `run_{seed}`; None for the swept keys.
+        on_finish: program and arguments to run when a launch has ended; empty for none.
         samples: how many points are drawn for the random variables; None where there are none.
         samples_seed: with other seeds these are other points.
         runs_trainer: whether the script is our `train.py`, whose settings can be checked.
@@ -48,6 +50,7 @@ class MetaData:
     num_workers: int | None = None
     imports: tuple[str, ...] = ()
     job_name: str | None = None
+    on_finish: tuple[str, ...] = ()
     samples: int | None = None
     samples_seed: int = 0
     runs_trainer: bool = True
@@ -123,6 +126,7 @@ class _MetaReader:
             num_workers=self._read_count("num_workers"),
             imports=self._read_imports(),
             job_name=self._take_text("job_name") or None,
+            on_finish=self._read_on_finish(),
             samples=self._read_count("samples", MAX_COMBINATIONS),
             samples_seed=self._read_samples_seed(),
             runs_trainer=os.path.realpath(file) == str(OUR_TRAINER),
@@ -190,6 +194,27 @@ class _MetaReader:
             return 0
         return value
 
+    def _read_on_finish(self) -> tuple[str, ...]:
+        value = self._take("on_finish")
+        if "on_finish" not in self._settings or (isinstance(value, list) and _is_command(value)):
+            return tuple(value or ())
+        if isinstance(value, list):
+            item = next((item for item in value if not isinstance(item, str)), "")
+            why = "it has no program" if not item else f"{show_value(item)} is no text; put it in quotes"
+            self._refuse("on_finish", f"on_finish must be a list of a program and its arguments: {why}")
+            return ()
+        if not isinstance(value, str):
+            self._refuse("on_finish", f"on_finish must be a command, as text or as a list, got {show_value(value)}")
+            return ()
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            self._refuse("on_finish", f"on_finish can't be split into words ({error}); give a list")
+            return ()
+        if not _is_command(words):
+            self._refuse("on_finish", "on_finish is empty; give a command, or remove the key")
+        return tuple(words)
+
     def _read_imports(self) -> tuple[str, ...]:
         names = self._take("imports")
         if names is None:
@@ -203,6 +228,10 @@ class _MetaReader:
                 example = "; write package.module" if "/" in str(name) or str(name).endswith(".py") else ""
                 self._problems.append(mark.problem(f"imports: {show_value(name)} is not a module's name{example}"))
         return tuple(str(name) for name in names)
+
+
+def _is_command(words: list[Any]) -> bool:
+    return bool(words) and all(isinstance(word, str) and "\0" not in word for word in words) and bool(words[0])
 
 
 def _explain_unknown_key(key: str) -> str:
