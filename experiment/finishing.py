@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiment.files import append_event
 from experiment.outcomes import SweepResult
 from experiment.run import State
+from experiment.streams import warn
 
 TIME_LIMIT_S = 600.0
 
@@ -57,18 +56,12 @@ def run_on_finish(
     shown = shlex.join(command)
     returncode, fault = _run(command, os.environ | variables, limit_s)
     if fault:
-        _warn(f"on_finish: {shown} {fault}")
+        warn(f"on_finish: {shown} {fault}")
     events = experiment_dir / "events.jsonl"
     try:
         append_event(events, "on_finish", command=shown, returncode=returncode, fault=fault)
     except OSError as error:
-        _warn(f"{events} can't be written ({error.strerror})")
-
-
-def _warn(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        warn(f"{events} can't be written ({error.strerror})")
 
 
 def _run(command: Sequence[str], environment: dict[str, str], limit_s: float) -> tuple[int | None, str | None]:

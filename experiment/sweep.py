@@ -35,6 +35,7 @@ from experiment.runners import Runner, describe_others, enter
 from experiment.schedule import count_threads
 from experiment.sections import SAMPLE_KEYS
 from experiment.spec import ExperimentSpec
+from experiment.streams import warn
 from experiment.views import STOP_NAME, ViewError
 
 BAD_SPEC = 2
@@ -287,7 +288,7 @@ def write_report(experiment_dir: Path) -> None:
     try:
         answer = subprocess.run(command, env=environment, check=False)
     except KeyboardInterrupt:
-        print(f"the report was interrupted; {again}", file=sys.stderr)
+        warn(f"the report was interrupted; {again}")
         return
     if answer.returncode:
-        print(f"the report failed; {again}", file=sys.stderr)
+        warn(f"the report failed; {again}")
