@@ -195,25 +195,26 @@ class _MetaReader:
         return value
 
     def _read_on_finish(self) -> tuple[str, ...]:
-        value = self._take("on_finish")
-        if "on_finish" not in self._settings or (isinstance(value, list) and _is_command(value)):
-            return tuple(value or ())
-        if isinstance(value, list):
-            item = next((item for item in value if not isinstance(item, str)), "")
-            why = "it has no program" if not item else f"{show_value(item)} is no text; put it in quotes"
-            self._refuse("on_finish", f"on_finish must be a list of a program and its arguments: {why}")
+        if "on_finish" not in self._settings:
             return ()
-        if not isinstance(value, str):
-            self._refuse("on_finish", f"on_finish must be a command, as text or as a list, got {show_value(value)}")
+        setting = self._settings["on_finish"]
+        words = setting.value
+        if isinstance(words, list):
+            for word, mark in zip(words, setting.items, strict=True):
+                if not isinstance(word, str):
+                    self._problems.append(mark.problem(f"on_finish: {show_value(word)} is no text; put it in quotes"))
+        elif isinstance(words, str):
+            try:
+                words = shlex.split(words)
+            except ValueError as error:
+                self._refuse("on_finish", f"on_finish can't be split into words ({error}); give them as a list")
+                return ()
+        else:
+            self._refuse("on_finish", f"on_finish must be a command, as text or a list, got {show_value(words)}")
             return ()
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            self._refuse("on_finish", f"on_finish can't be split into words ({error}); give a list")
-            return ()
-        if not _is_command(words):
-            self._refuse("on_finish", "on_finish is empty; give a command, or remove the key")
-        return tuple(words)
+        if not words or not words[0]:
+            self._refuse("on_finish", "on_finish names no program; give a command, or remove the key")
+        return tuple(str(word) for word in words)
 
     def _read_imports(self) -> tuple[str, ...]:
         names = self._take("imports")
@@ -228,10 +229,6 @@ class _MetaReader:
                 example = "; write package.module" if "/" in str(name) or str(name).endswith(".py") else ""
                 self._problems.append(mark.problem(f"imports: {show_value(name)} is not a module's name{example}"))
         return tuple(str(name) for name in names)
-
-
-def _is_command(words: list[Any]) -> bool:
-    return bool(words) and all(isinstance(word, str) and "\0" not in word for word in words) and bool(words[0])
 
 
 def _explain_unknown_key(key: str) -> str:

@@ -104,7 +104,12 @@ def test_each_launch_has_a_heading_in_the_log(project: Project) -> None:
 @pytest.mark.parametrize(
     ("words", "spec", "code", "message"),
     [
-        ([], "meta_data: {script_path: trian.py}\nvariables: {seed: [1]}\n", 2, "spec.yaml:1:26: the script 'trian.py'"),
+        (
+            [],
+            "meta_data: {script_path: trian.py}\nvariables: {seed: [1]}\n",
+            2,
+            "spec.yaml:1:26: the script 'trian.py'",
+        ),
         (["-g", "x"], None, 2, "-g x"),
         (["--rerun", "ffff"], None, 2, "--rerun ffff: the spec has no run with this id"),
         (["--log-root", "work.py"], None, 2, "work.py"),
