@@ -17,6 +17,7 @@ from experiment.progress import View
 from experiment.run import Run, State
 
 RUNNER = "run_experiment.py"
+HOPELESS = 4
 
 
 def announce(
@@ -74,6 +75,9 @@ def sum_up(view: View, result: SweepResult, runs: Sequence[Run], args: Namespace
     }
     parts = [f"{count} {what}" for what, count in counts.items() if count] or ["0 done"]
     again = f"; the same command goes on: {repeat_command(args)}" if stopped or states else ""
+    if result.exit_code == HOPELESS:
+        # The same command leaves what failed with this code.
+        again = f"; once that is repaired, this goes on with all of them: {repeat_command(args)} --rerun failed"
     view.say(", ".join(parts) + again)
 
 
