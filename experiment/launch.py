@@ -85,6 +85,7 @@ class Launcher:
                 for key, _ in self.selector.select(TICK_S):
                     self._attend(key.fd, wakeup)
                 self._hear_stop_request()
+                self.request.beat()
         return SweepResult([self.outcomes[run.id] for run in self.runs if run.id in self.outcomes], self._exit_code())
 
     def _sort_runs(self) -> None:

@@ -5,18 +5,25 @@ The file's first line says who it is, the others are its plan, since `plan.jsonl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from experiment.files import now_text
+from experiment.lock_check import LocklessFolderError
 from experiment.locks import acquire_lock, is_locked
 
 FOLDER = ".runners"
+FRESH_S = 60.0
+BEATS_WITHIN_S = 4.0
+"""A runner touches its file about once a second, and never while it starts a run."""
+POLL_S = 0.25
 _PLAN_CHUNK = 1 << 20
 
 
@@ -51,6 +58,11 @@ class Presence:
     runner: Runner
     path: Path
     lock: int
+
+    def beat(self) -> None:
+        """Say that we live, to runners that can't see our lock: see `refuse_unseen`."""
+        with contextlib.suppress(OSError):  # a full disk is told by those who write
+            os.utime(self.lock)
 
     def leave(self) -> None:
         """End the stay."""
@@ -93,6 +105,52 @@ def enter(experiment_dir: Path, command: str, code_version: str, plan: Path, log
         os.close(lock)
         raise
     return Presence(runner, folder / name, lock)
+
+
+def refuse_unseen(experiment_dir: Path) -> None:
+    """Refuse a folder in which a runner of another machine is at work whose lock is not seen here.
+
+    There every machine has locks of its own (NFS with `local_lock`, say), each passes a test of its own, and runs would
+    be done twice. Returns at once unless an unlocked file of another host was touched within the last minute; whether
+    somebody still touches it takes a few seconds to see, once, since whoever enters next clears it away.
+
+    Raises:
+        LocklessFolderError: there is such a runner.
+        OSError: the folder can't be written.
+    """
+    unseen = [path for path in (experiment_dir / FOLDER).glob("*.jsonl") if not is_locked(path)]
+    runners = {path: _read_runner(path) for path in unseen}
+    now = _read_clock(experiment_dir) if unseen else 0.0
+    times = {
+        path: _read_time(path)
+        for path, runner in runners.items()
+        if runner is not None and runner.host != platform.node() and now - _read_time(path) < FRESH_S
+    }
+    deadline = time.monotonic() + BEATS_WITHIN_S
+    while times and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        for path, before in times.items():
+            if _read_time(path) > before:
+                fault = f"the lock of a runner at work ({runners[path]}) is not seen on {platform.node()}"
+                raise LocklessFolderError(experiment_dir, fault)
+
+
+def _read_time(path: Path) -> float:
+    """Give when a file was last touched, 0 where it is gone. It is opened: only then does NFS ask its server."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _read_clock(folder: Path) -> float:
+    """Give the time by the clock of a folder's file system, which may be another machine's."""
+    path = folder / f".clock.{secrets.token_hex(4)}.tmp"
+    with path.open("xb") as file:
+        now = os.fstat(file.fileno()).st_mtime
+    path.unlink()
+    return now
 
 
 def list_runners(experiment_dir: Path) -> list[Runner]:
@@ -164,6 +222,8 @@ def _read_runner(path: Path) -> Runner | None:
     """Give who wrote a file; None where it has left since."""
     try:
         with path.open(encoding="utf-8") as lines:
-            return Runner(**json.loads(next(lines)))
+            said = json.loads(next(lines))
     except FileNotFoundError:
         return None
+    # One of other code than ours may say more of itself.
+    return Runner(**{field.name: said[field.name] for field in fields(Runner)})

@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
 from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, State
-from experiment.runners import Runner, describe_others, enter
+from experiment.runners import Runner, describe_others, enter, refuse_unseen
 from experiment.schedule import count_threads
 from experiment.sections import SAMPLE_KEYS
 from experiment.spec import ExperimentSpec
@@ -90,6 +90,7 @@ def run_sweep(
             return BAD_SPEC
         experiment_dir.mkdir(parents=True, exist_ok=True)
         check_locks(experiment_dir)
+        refuse_unseen(experiment_dir)
         version = record_provenance(experiment_dir, code, gpus)
         write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
         write_plan(experiment_dir / "plan.jsonl", spec, plan)
@@ -125,7 +126,7 @@ def run_sweep(
             for note in notes:
                 view.say(f"note: {note}")
             announce(view, plan, runs, devices, limits, request, remark)
-            result = launch_runs(runs, engine, devices, request, view)
+            result = launch_runs(runs, engine, devices, replace(request, beat=presence.beat), view)
         sum_up(view, result, runs, args)
         append_event(events, "left", exit_code=result.exit_code, **who)
         finish(spec, args, result, len(runs))

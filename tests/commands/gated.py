@@ -58,14 +58,22 @@ class Project:
             f"variables: {{index: {values}}}\n"
         )
 
-    def start(self, *words: str, spec: str = "spec.yaml", terminal: int | None = None) -> subprocess.Popen[str]:
-        """Start a runner, on a pseudo-terminal of its own where the end of one is given, else into a pipe."""
+    def start(
+        self, *words: str, spec: str = "spec.yaml", terminal: int | None = None, machine: str | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a runner, on a pseudo-terminal of its own where the end of one is given, else into a pipe.
+
+        With a machine's name it has that, and processes of its own, as far as namespaces can make one.
+        """
 
         def take_terminal() -> None:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         command = [sys.executable, RUNNER, "-e", spec, "-g", "cpu", "-j", "1", *words]
+        if machine is not None:
+            apart = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            command = [*apart, "sh", "-c", 'hostname "$0" && exec "$@"', machine, *command]
         if terminal is None:
             runner = subprocess.Popen(
                 command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

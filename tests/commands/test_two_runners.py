@@ -1,5 +1,9 @@
 """Two runners, or two versions of one spec, on one folder."""
 
+import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +105,47 @@ def test_one_stop_reaches_both_runners(project: Project) -> None:
     said = [runner.communicate(timeout=TIMEOUT_S)[0] for runner in runners]
     assert [runner.returncode for runner in runners] == [75, 75], said
     assert project.ended() == []
+
+
+def can_be_another_machine() -> bool:
+    """Tell whether a process can be given a host's name, processes and /proc of its own here."""
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "hostname", "elsewhere"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_be_another_machine(), reason="needs namespaces of its own")
+def test_a_second_machine_on_a_shared_folder_helps(project: Project) -> None:
+    """As far as one kernel can show it: another host's name, other processes, the same files and locks."""
+    project.write_spec([0, 1])
+    first = project.start()
+    project.wait_until_begun("index=0")
+    second = project.start(machine="elsewhere")
+    project.wait_until_begun("index=1")
+    seen = project.ask("status", "-e", "spec.yaml")
+    assert "2 RUNNING" in seen
+    assert f"runner pid {first.pid} on {os.uname().nodename} since" in seen
+    assert " on elsewhere since " in seen
+    (run_id,) = [line.split()[0] for line in seen.splitlines() if line.endswith("index=1")]
+    assert "on elsewhere, device cpu" in project.ask("why", run_id)
+    project.open_gate()
+    said = [runner.communicate(timeout=TIMEOUT_S)[0] for runner in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert project.ended() == ["index=0", "index=1"]
+    assert f"another runner (pid {first.pid} on {os.uname().nodename}) works in logs/spec; runs are shared\n" in said[1]
+    env = json.loads((project.folder / "logs/spec/env.elsewhere.json").read_text())
+    assert env["host"] == "elsewhere"
+
+
+@pytest.mark.skipif(not can_be_another_machine(), reason="needs namespaces of its own")
+def test_a_second_machine_takes_over_what_the_first_did_not_live_to_finish(project: Project) -> None:
+    project.write_spec([0])
+    first = project.start()
+    project.wait_until_begun("index=0")
+    second = project.start(machine="elsewhere")
+    first.kill()
+    project.open_gate()
+    said, _ = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 0, said
+    assert "1 done" in said

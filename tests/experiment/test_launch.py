@@ -182,9 +182,7 @@ def test_a_sweep_with_nothing_left_is_not_called_stopped(tmp_path: Path) -> None
 def test_a_device_on_which_all_fail_is_named_when_there_are_others(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 9)
     broken = (
-        "import os, signal\n"
-        "if os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-0': raise ValueError('same')\n"
-        "signal.pause()"
+        "import os, signal\nif os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-0': raise ValueError('same')\nsignal.pause()"
     )
     result, view = launch(runs, broken, devices=TWO_GPUS, jobs=2)
     assert result.exit_code == 4
