@@ -135,3 +135,30 @@ def test_a_spec_with_an_environment_that_is_not_there_is_told_before_the_command
     said = project.ask("-e", "spec.yaml", "-g", "cpu", "--detach", expect=2)
     assert "did you mean 'Pendulum-v1'?" in said
     assert not (project.folder / "logs").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_command_that_is_ended_before_it_returns_leaves_nothing_behind(
+    project: Project, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(project.folder))
+    (project.folder / "train.py").symlink_to(Path(RUNNER).parent / "train.py")
+    (project.folder / "slow.py").write_text(
+        "import os\nopen('pid', 'w').write(str(os.getppid()))\nopen('ready', 'w').write('checking\\n')\n"
+        "open('gate').read(1)\n"
+    )
+    settings = "algorithm_name: ddpg, env_name: Pendulum-v1, max_timesteps: 40, learning_starts: 10, batch_size: 8"
+    (project.folder / "spec.yaml").write_text(
+        f"meta_data: {{imports: [slow], exp_name: spec}}\nconstants: {{{settings}}}\n"
+    )
+    command = project.start("--detach", "--no-report")
+    project.wait_until_begun("checking")
+    command.send_signal(number)
+    if number == signal.SIGTERM:
+        assert command.wait(TIMEOUT_S) == code
+        project.open_gate()
+    said, _ = command.communicate(timeout=TIMEOUT_S)
+    assert command.returncode == code
+    wait_until_ended(int((project.folder / "pid").read_text()))
+    assert said == "Stopped before anything was started.\n"
+    assert not list(project.folder.glob("logs/spec/*__*"))
