@@ -11,6 +11,7 @@ Run an experiment: one spec in, a grid of resumable runs out, a report at the en
 
   python run_experiment.py -e exp_specs/quickstart.yaml -g 0        run it, or go on with it
   python run_experiment.py -e exp_specs/quickstart.yaml -n          show what would be run
+  python run_experiment.py -e exp_specs/quickstart.yaml --detach    the same in the background; the terminal may go
   python run_experiment.py status -e exp_specs/quickstart.yaml      from another terminal: how far it is
   python run_experiment.py logs ID                                  what a run wrote
   python run_experiment.py why ID                                   why a run is in its state, and what goes on with it
