@@ -32,11 +32,11 @@ def describe_result(experiment_dir: Path, result: SweepResult, runs: int) -> dic
     }
 
 
-def note_missing(command: Sequence[str]) -> str | None:
+def note_missing(command: Sequence[str]) -> list[str]:
     """Give a sentence where the command's program is not there, so that it is known before the runs have taken days."""
     if not command or shutil.which(command[0]):
-        return None
-    return f"on_finish: there is no program {command[0]!r} here now; it is looked for again at the end"
+        return []
+    return [f"on_finish: there is no program {command[0]!r} here now; it is looked for again at the end"]
 
 
 def run_on_finish(

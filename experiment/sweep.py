@@ -110,9 +110,7 @@ def run_sweep(
         log = experiment_dir / LOG_NAME if background else None
         presence = enter(experiment_dir, command, version, experiment_dir / "plan.jsonl", log)
         cleanup.callback(presence.leave)
-        notes = describe_others(experiment_dir, presence, plan.ids)
-        if missing := note_missing(spec.meta.on_finish):
-            notes.append(missing)
+        notes = [*describe_others(experiment_dir, presence, plan.ids), *note_missing(spec.meta.on_finish)]
         if background:
             leave_terminal(background, presence.runner, notes, experiment_dir)
             if warm is not None:

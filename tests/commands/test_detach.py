@@ -162,3 +162,16 @@ def test_a_command_that_is_ended_before_it_returns_leaves_nothing_behind(
     wait_until_ended(int((project.folder / "pid").read_text()))
     assert said == "Stopped before anything was started.\n"
     assert not list(project.folder.glob("logs/spec/*__*"))
+
+
+def test_nothing_in_the_background_holds_the_terminal_or_a_pipe_of_the_command(project: Project) -> None:
+    """Whoever reads what the command prints sees its end while runs go on, forked ones too: `ssh host ...` returns."""
+    (project.folder / "train.py").symlink_to(Path(RUNNER).parent / "train.py")
+    settings = "algorithm_name: ddpg, env_name: Pendulum-v1, learning_starts: 10, batch_size: 8, hidden_dims: [16, 16]"
+    (project.folder / "spec.yaml").write_text(
+        f"constants: {{{settings}, max_timesteps: 10_000_000}}\nvariables: {{seed: [1, 2]}}\n"
+    )
+    pid, _ = detach(project, "-j", "2", "--no-report")
+    project.ask("stop", "-e", "spec.yaml")
+    wait_until_ended(pid)
+    assert [event["exit_code"] for event in project.events("left")] == [75]
