@@ -94,6 +94,12 @@ def record_provenance(experiment_dir: Path, code: CodeHasher, gpus: Sequence[Gpu
     return version
 
 
+def read_machine(experiment_dir: Path, host: str | None) -> dict[str, Any]:
+    """Give what was written of a machine, by its host's name, or of the first one where it has no file of its own."""
+    own = read_json(experiment_dir / f"env.{host}.json")
+    return own or read_json(experiment_dir / "env.json") or {}
+
+
 def _find_env_path(experiment_dir: Path) -> Path | None:
     """Give where this machine is to be described: `env.json`, or a file of its own beside another's. None if it is."""
     env = read_json(experiment_dir / "env.json")
