@@ -22,6 +22,7 @@ from experiment.devices import DeviceError, choose_devices, count_cores, list_gp
 from experiment.engines.environment import THREAD_VARIABLES
 from experiment.engines.local import choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
+from experiment.lock_check import LocklessFolderError, check_locks
 from experiment.memory import MemoryRoom, read_free_memory
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from experiment.provenance import CodeHasher, record_provenance
@@ -238,6 +239,8 @@ def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
 
     `placed` is the index of the GPU that this process was given, `cpu`, or `auto` for whatever there is.
     """
+    run.experiment_dir.mkdir(parents=True, exist_ok=True)
+    check_locks(run.experiment_dir)
     run, lock = claim_run(run)
     if lock is None:
         print(f"{run.folder} is being trained by another process", file=sys.stderr)
@@ -405,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CONFIG
     except OSError as error:
         print(f"{error.filename or run.folder}: {error.strerror or error}", file=sys.stderr)
-        return ERROR
+        return CONFIG if isinstance(error, LocklessFolderError) else ERROR
 
 
 if __name__ == "__main__":

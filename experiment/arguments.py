@@ -11,6 +11,7 @@ Run an experiment: one spec in, a grid of resumable runs out, a report at the en
 
   python run_experiment.py -e exp_specs/quickstart.yaml -g 0        run it, or go on with it
   python run_experiment.py -e exp_specs/quickstart.yaml -n          show what would be run
+  python run_experiment.py -e exp_specs/quickstart.yaml --detach    the same in the background; the terminal may go
   python run_experiment.py status -e exp_specs/quickstart.yaml      from another terminal: how far it is
   python run_experiment.py logs ID                                  what a run wrote
   python run_experiment.py why ID                                   why a run is in its state, and what goes on with it
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--with-current-code", action="store_true", help="with reproduce: by the code here, not by that which made it"
     )
     parser.add_argument("--log-root", type=Path, default=Path("logs"), metavar="DIR", help="default: logs")
+    parser.add_argument("--detach", action="store_true", help="go on in the background, lines in <exp>/runner.log")
     parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
     parser.add_argument(
         "--no-warm", action="store_true", help="start each run as a process that imports everything, rather than fork"

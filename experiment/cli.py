@@ -15,8 +15,10 @@ from experiment.problems import SpecError
 from experiment.streams import silence_stdout
 
 if TYPE_CHECKING:
+    from experiment.detach import Background
     from experiment.devices import ListGpus
     from experiment.plan import BuildConfig
+    from experiment.spec import ExperimentSpec
 
 BAD_USAGE, NO_DEVICE, FAILED = 2, 3, 1
 READ_BY = {
@@ -170,7 +172,6 @@ def list_experiments(args: Namespace) -> list[Path]:
 
 def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig, list_gpus: ListGpus | None) -> int:
     """Check the spec, then show what would be run, or run it."""
-    from experiment import devices
     from experiment.spec import load_spec
 
     if not args.spec:
@@ -183,11 +184,31 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         parser.error("--yes goes with gc")
     if args.with_current_code:
         parser.error("--with-current-code goes with reproduce")
+    if args.detach and args.dry_run:
+        parser.error("--detach goes with a launch, and -n starts nothing")
     spec = load_spec(args.spec, args.overrides)
     if args.dry_run:
         from experiment.dry_run import show_plan
 
         return show_plan(spec, args, build_config)
+    if args.detach:
+        from experiment.detach import run_in_background
+
+        return run_in_background(lambda background: launch(spec, args, parser, build_config, list_gpus, background))
+    return launch(spec, args, parser, build_config, list_gpus)
+
+
+def launch(
+    spec: ExperimentSpec,
+    args: Namespace,
+    parser: ArgumentParser,
+    build_config: BuildConfig,
+    list_gpus: ListGpus | None,
+    background: Background | None = None,
+) -> int:
+    """Choose the devices and run a spec."""
+    from experiment import devices
+
     gpus = (list_gpus or devices.list_gpus)()
     try:
         chosen, remark = devices.choose_devices(args.gpus, gpus)
@@ -202,4 +223,4 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         return verify_resume(spec, args, build_config, chosen, remark)
     from experiment.sweep import run_sweep
 
-    return run_sweep(spec, args, build_config, gpus, chosen, remark)
+    return run_sweep(spec, args, build_config, gpus, chosen, remark, background)

@@ -60,6 +60,7 @@ class Launcher:
     gone_devices: set[int] = field(default_factory=set)
     signals_heard: int = 0
     finished: list[Ending] = field(default_factory=list)
+    finished_on: set[str] = field(default_factory=set)
     signals: list[int] = field(default_factory=list)
     stop_code: int | None = None
 
@@ -84,6 +85,7 @@ class Launcher:
                 for key, _ in self.selector.select(TICK_S):
                     self._attend(key.fd, wakeup)
                 self._hear_stop_request()
+                self.request.beat()
         return SweepResult([self.outcomes[run.id] for run in self.runs if run.id in self.outcomes], self._exit_code())
 
     def _sort_runs(self) -> None:
@@ -221,13 +223,16 @@ class Launcher:
             self._settle(RunOutcome(run, State.STOPPED, ending))
             self.view.say(f"stopped {run.label} at step {find_checkpoint_step(run):,}")
         elif verdict is Verdict.RETRY:
-            self.waiting.append(run)
+            # As long as nothing has worked retries come first: what can't work shows after few runs, not after all.
+            works = any(finished.reason == "ok" for finished in self.finished)
+            (self.waiting.append if works else self.waiting.appendleft)(run)
             self.view.say(f"failed  {run.label} ({ending.reason}): {ending.message}; trying again, {left - 1} left")
         elif verdict is Verdict.FAILED:
             self._settle(RunOutcome(run, State.FAILED, ending))
             self._say_failure(handle, ending)
         if verdict in (Verdict.DONE, Verdict.FAILED):
             self.finished.append(ending)
+            self.finished_on.add(handle.device.name)
             self._break_circuit()
 
     def _retire_device(self, slot: Slot, handle: Handle, ending: Ending) -> None:
@@ -254,9 +259,13 @@ class Launcher:
         self.view.say(f"        again: {self.request.rerun_command(run)}")
 
     def _break_circuit(self) -> None:
-        if self.stop_code is None and is_hopeless(self.finished, len(self.runs)):
-            ending = self.finished[0]
-            self.view.say(f"The first {len(self.finished)} runs all failed alike ({ending.message}); stopping.")
+        is_left = bool(self.waiting or self.handles)
+        if self.stop_code is None and is_left and is_hopeless(self.finished, len(self.runs)):
+            count, message = len(self.finished), self.finished[0].message
+            # One device that is broken fails its runs faster than the others finish theirs.
+            lonely = len(self.devices) > 1 and len(self.finished_on) == 1
+            where = f", all on device {min(self.finished_on)}: leave it out by -g if it is broken" if lonely else ""
+            self.view.say(f"The first {count} runs all failed alike ({message}){where}; stopping.")
             self._stop(4)
 
     def _settle(self, outcome: RunOutcome) -> None:

@@ -17,6 +17,7 @@ from experiment.progress import View
 from experiment.run import Run, State
 
 RUNNER = "run_experiment.py"
+HOPELESS = 4
 
 
 def announce(
@@ -74,6 +75,9 @@ def sum_up(view: View, result: SweepResult, runs: Sequence[Run], args: Namespace
     }
     parts = [f"{count} {what}" for what, count in counts.items() if count] or ["0 done"]
     again = f"; the same command goes on: {repeat_command(args)}" if stopped or states else ""
+    if result.exit_code == HOPELESS:
+        # The same command leaves what failed with this code.
+        again = f"; once that is repaired, this goes on with all of them: {repeat_command(args)} --rerun failed"
     view.say(", ".join(parts) + again)
 
 
@@ -92,14 +96,19 @@ def repeat_command(args: Namespace) -> str:
 
 def describe_command(args: Namespace) -> str:
     """Give the command that launches this spec on these devices, without what concerns one launch alone."""
-    script = sys.argv[0] if Path(sys.argv[0]).name == RUNNER else RUNNER
-    words = [_name_python(), script, "-e", str(args.spec), "-g", args.gpus]
+    words = ["-e", str(args.spec), "-g", args.gpus]
     words += ["-j", str(args.jobs)] if args.jobs else []
     words += ["--no-warm"] if args.no_warm else []
     words += ["--log-root", str(args.log_root)] if args.log_root != Path("logs") else []
     for override in args.overrides:
         words += ["-o", override]
-    return shlex.join(words)
+    return runner_command(*words)
+
+
+def runner_command(*words: str) -> str:
+    """Give a command of the runner, ready to paste."""
+    script = sys.argv[0] if Path(sys.argv[0]).name == RUNNER else RUNNER
+    return shlex.join([_name_python(), script, *words])
 
 
 def _name_python() -> str:

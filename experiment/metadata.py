@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class MetaData:
         num_workers: runs at a time; None leaves it to the number of devices.
         imports: modules of the user's that register environments or trainers.
         job_name: template of the runs' labels, `run_{seed}`; None for the swept keys.
+        on_finish: program and arguments to run when a launch has ended; empty for none.
         samples: how many points are drawn for the random variables; None where there are none.
         samples_seed: with other seeds these are other points.
         runs_trainer: whether the script is our `train.py`, whose settings can be checked.
@@ -48,6 +50,7 @@ class MetaData:
     num_workers: int | None = None
     imports: tuple[str, ...] = ()
     job_name: str | None = None
+    on_finish: tuple[str, ...] = ()
     samples: int | None = None
     samples_seed: int = 0
     runs_trainer: bool = True
@@ -123,6 +126,7 @@ class _MetaReader:
             num_workers=self._read_count("num_workers"),
             imports=self._read_imports(),
             job_name=self._take_text("job_name") or None,
+            on_finish=self._read_on_finish(),
             samples=self._read_count("samples", MAX_COMBINATIONS),
             samples_seed=self._read_samples_seed(),
             runs_trainer=os.path.realpath(file) == str(OUR_TRAINER),
@@ -189,6 +193,28 @@ class _MetaReader:
             self._refuse("samples_seed", f"samples_seed must be a whole number >= 0, got {show_value(value)}")
             return 0
         return value
+
+    def _read_on_finish(self) -> tuple[str, ...]:
+        if "on_finish" not in self._settings:
+            return ()
+        setting = self._settings["on_finish"]
+        words = setting.value
+        if isinstance(words, list):
+            for word, mark in zip(words, setting.items, strict=True):
+                if not isinstance(word, str):
+                    self._problems.append(mark.problem(f"on_finish: {show_value(word)} is no text; put it in quotes"))
+        elif isinstance(words, str):
+            try:
+                words = shlex.split(words)
+            except ValueError as error:
+                self._refuse("on_finish", f"on_finish can't be split into words ({error}); give them as a list")
+                return ()
+        else:
+            self._refuse("on_finish", f"on_finish must be a command, as text or a list, got {show_value(words)}")
+            return ()
+        if not words or not words[0]:
+            self._refuse("on_finish", "on_finish names no program; give a command, or remove the key")
+        return tuple(str(word) for word in words)
 
     def _read_imports(self) -> tuple[str, ...]:
         names = self._take("imports")

@@ -45,6 +45,7 @@ class Request:
         stop_path: a file whose change asks every runner of the experiment to stop.
         stop_seen: what was in it when the launch began.
         rerun_command: gives a command to paste that runs just one run again.
+        beat: is called about once a second while the launch lives.
     """
 
     work: Callable[[Run, Device], Work]
@@ -55,6 +56,7 @@ class Request:
     stop_path: Path
     stop_seen: bytes | None
     rerun_command: Callable[[Run], str]
+    beat: Callable[[], None] = lambda: None
 
 
 def find_checkpoint_step(run: Run) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.devices import Gpu, count_cores
-from experiment.files import now_text, write_atomically, write_json
+from experiment.files import now_text, read_json, write_atomically, write_json
 
 CODE_SUFFIXES = (".py", ".c")
 NOT_CODE = {"logs", "tests", "docs", "benchmarks", "build", "dist", "node_modules"}
@@ -76,7 +76,7 @@ def _is_left_out(folder: Path, name: str) -> bool:
 
 
 def record_provenance(experiment_dir: Path, code: CodeHasher, gpus: Sequence[Gpu]) -> str:
-    """Write `env.json` once an experiment and `code/<version>/` once a version. Gives the version of the code.
+    """Write `env.json` once a machine and `code/<version>/` once a version. Gives the version of the code.
 
     `code/<version>/` has the commit, what differs from it, and, under `untracked/`, sources that git doesn't have.
     """
@@ -89,9 +89,25 @@ def record_provenance(experiment_dir: Path, code: CodeHasher, gpus: Sequence[Gpu
         _keep_untracked(root, folder / "untracked")
         commit = _ask_git(root, "rev-parse", "HEAD")
         write_atomically(folder / "commit", [commit or b"not a git checkout, or nothing committed\n"])
-    if not (experiment_dir / "env.json").exists():
-        write_json(experiment_dir / "env.json", describe_machine(gpus))
+    if (env := _find_env_path(experiment_dir)) is not None:
+        write_json(env, describe_machine(gpus))
     return version
+
+
+def read_machine(experiment_dir: Path, host: str | None) -> dict[str, Any]:
+    """Give what was written of a machine, by its host's name, or of the first one where it has no file of its own."""
+    own = read_json(experiment_dir / f"env.{host}.json")
+    return own or read_json(experiment_dir / "env.json") or {}
+
+
+def _find_env_path(experiment_dir: Path) -> Path | None:
+    """Give where this machine is to be described: `env.json`, or a file of its own beside another's. None if it is."""
+    env = read_json(experiment_dir / "env.json")
+    host = platform.node()
+    if env is None:
+        return experiment_dir / "env.json"
+    own = experiment_dir / f"env.{host}.json"
+    return None if env.get("host") == host or own.exists() else own
 
 
 def _keep_untracked(root: Path, target: Path) -> None:

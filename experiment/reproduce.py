@@ -16,7 +16,7 @@ from experiment.metadata import OUR_TRAINER, TRAINING_SCRIPT
 from experiment.plan import BuildConfig
 from experiment.problems import SettingsError
 from experiment.progress import open_view
-from experiment.provenance import describe_machine, hash_code
+from experiment.provenance import describe_machine, hash_code, read_machine
 from experiment.rebuild import RebuildError, cut, list_changed_files, rebuild_code
 from experiment.run import Run
 from experiment.sameness import COMPARED, compare_runs, describe_state_differences, find_difference
@@ -263,9 +263,9 @@ def judge(subject: Subject, again: Run, scratch: ScratchFolder, gpus: Sequence[G
 def list_surroundings(subject: Subject, again: Run, gpus: Sequence[Gpu]) -> list[str]:
     """Give a line for each thing around a run, beside code and settings, that is not as it was."""
     now = describe_machine(gpus)
-    then = read_json(subject.run.experiment_dir / "env.json") or {}
-    # Written once an experiment, and a run may have been trained elsewhere.
-    then = then | {"host": subject.starts[-1].get("host", then.get("host"))}
+    host = subject.starts[-1].get("host")
+    then = read_machine(subject.run.experiment_dir, host)
+    then = then | {"host": host or then.get("host")}
     lines = [f"  {name}: {then.get(name)} then, {now[name]} now" for name in MACHINE if then.get(name) != now[name]]
     before, after = then.get("packages", {}), now["packages"]
     changed = [

@@ -22,6 +22,7 @@ META_KEYS = (
     "extends",
     "imports",
     "job_name",
+    "on_finish",
     *SAMPLE_KEYS,
     "using_gpus",
 )

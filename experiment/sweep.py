@@ -10,27 +10,32 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from experiment.detach import LOG_NAME, Background
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
 from experiment.engines.warm import Needs, WarmLauncher
 from experiment.faults import FaultList
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
+from experiment.finishing import describe_result, note_missing, run_on_finish
 from experiment.launch import launch_runs
-from experiment.messages import announce, describe_command, rerun_command, sum_up
+from experiment.lock_check import check_locks
+from experiment.messages import announce, describe_command, rerun_command, runner_command, sum_up
 from experiment.metadata import OUR_TRAINER
-from experiment.outcomes import Request, read_stop_request
+from experiment.outcomes import Request, SweepResult, read_stop_request
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
 from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, State
+from experiment.runners import Runner, describe_others, enter, refuse_unseen
 from experiment.schedule import count_threads
 from experiment.sections import SAMPLE_KEYS
 from experiment.spec import ExperimentSpec
+from experiment.streams import warn
 from experiment.views import STOP_NAME, ViewError
 
 BAD_SPEC = 2
@@ -45,12 +50,22 @@ def run_sweep(
     gpus: Sequence[Gpu],
     devices: Sequence[Device],
     remark: str | None,
+    background: Background | None = None,
 ) -> int:
     """Run a spec and give the exit code.
 
+    Args:
+        spec: what to run.
+        args: the command line.
+        build_config: checks one combination.
+        gpus: all that there are.
+        devices: those to use.
+        remark: a line to say about them.
+        background: with `--detach`, by which the terminal is left once nothing can be wrong any more.
+
     Raises:
         SpecError: with every problem of all combinations; nothing was started or written.
-        OSError: the experiment's folder can't be written; nothing was started.
+        OSError: the experiment's folder can't be written, or can't lock files; nothing was started.
     """
     experiment_dir = args.log_root / spec.meta.exp_name
     # Read before anything that takes time: whoever asks from here on means this launch too.
@@ -65,11 +80,17 @@ def run_sweep(
             warm = None if args.no_warm else warm_up(spec, plan, [run for run in runs if is_to_run(run, rerun)], code)
             if warm is not None:
                 cleanup.callback(warm.close)
+                if background is None:
+                    # Now, while others check the settings: there is a second core for it. Not with the terminal as its
+                    # stderr, though, where that is about to be left.
+                    warm.begin()
             totals = check_environments(spec, plan)
         except (PreflightError, ViewError) as error:
             print(error, file=sys.stderr)
             return BAD_SPEC
         experiment_dir.mkdir(parents=True, exist_ok=True)
+        check_locks(experiment_dir)
+        refuse_unseen(experiment_dir)
         version = record_provenance(experiment_dir, code, gpus)
         write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
         write_plan(experiment_dir / "plan.jsonl", spec, plan)
@@ -85,19 +106,56 @@ def run_sweep(
             stop_seen=stop_seen,
             rerun_command=lambda run: rerun_command(args, run),
         )
-        events = experiment_dir / "events.jsonl"
         command = describe_command(args)
-        append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command)
+        log = experiment_dir / LOG_NAME if background else None
+        presence = enter(experiment_dir, command, version, experiment_dir / "plan.jsonl", log)
+        cleanup.callback(presence.leave)
+        notes = [*describe_others(experiment_dir, presence, plan.ids), *note_missing(spec.meta.on_finish)]
+        if background:
+            leave_terminal(background, presence.runner, notes, experiment_dir)
+            if warm is not None:
+                warm.begin()
+        who: dict[str, Any] = {"pid": presence.runner.pid, "host": presence.runner.host}
+        events = experiment_dir / "events.jsonl"
+        append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command, **who)
         engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, code, gpus), warm)
         view = open_view(args.plain, totals)
-        cleanup.callback(view.close)
-        announce(view, plan, runs, devices, limits, request, remark)
-        result = launch_runs(runs, engine, devices, request, view)
-    sum_up(view, result, runs, args)
-    append_event(events, "left", exit_code=result.exit_code)
+        with contextlib.closing(view):
+            for note in notes:
+                view.say(f"note: {note}")
+            announce(view, plan, runs, devices, limits, request, remark)
+            result = launch_runs(runs, engine, devices, replace(request, beat=presence.beat), view)
+        sum_up(view, result, runs, args)
+        append_event(events, "left", exit_code=result.exit_code, **who)
+        finish(spec, args, result, len(runs))
+    return result.exit_code
+
+
+def finish(spec: ExperimentSpec, args: Namespace, result: SweepResult, runs: int) -> None:
+    """Write the report of a launch that has ended, and run the spec's `on_finish`."""
+    experiment_dir = args.log_root / spec.meta.exp_name
     if not args.no_report and spec.meta.runs_trainer:
         write_report(experiment_dir)
-    return result.exit_code
+    if spec.meta.on_finish:
+        run_on_finish(spec.meta.on_finish, describe_result(experiment_dir, result, runs), experiment_dir)
+
+
+def leave_terminal(background: Background, runner: Runner, notes: Sequence[str], experiment_dir: Path) -> None:
+    """Say who goes on where, and how to look at it; from here on lines go to its log.
+
+    Raises:
+        OSError: the log can't be written.
+    """
+    log = experiment_dir / LOG_NAME
+    folder = ["-e", str(experiment_dir)]
+    lines = [
+        *(f"note: {note}" for note in notes),
+        f"the runner goes on in the background: {runner}",
+        f"its lines: {log}",
+        f"how far it is: {runner_command('status', *folder)}   to stop it: {runner_command('stop', *folder)}",
+    ]
+    heading = f"=== {runner.started} {runner}: {runner.command}"
+    background.confirm("".join(line + "\n" for line in lines), log, heading)
 
 
 def is_to_run(run: Run, rerun: Collection[str]) -> bool:
@@ -106,7 +164,7 @@ def is_to_run(run: Run, rerun: Collection[str]) -> bool:
 
 
 def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHasher) -> WarmLauncher | None:
-    """Begin to import what runs need, for them to be forked; None for scripts of others, and for a run alone."""
+    """Give what imports what runs need, for them to be forked; None for scripts of others, and for a run alone."""
     if not spec.meta.runs_trainer or len(runs) < 2:
         return None
     # Of many runs some, evenly over the grid: what they don't name is imported by those that need it.
@@ -114,10 +172,7 @@ def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHas
     settings = [plan.check_again(run.id).resolved() for run in some]
     trainers = sorted({str(values["algorithm_name"]) for values in settings})
     environments = sorted({str(values["env_name"]) for values in settings})
-    warm = WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)), code.hash())
-    # Now, while others check the settings: there is a second core for it.
-    warm.begin()
-    return warm
+    return WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)), code.hash())
 
 
 def find_code_roots(spec: ExperimentSpec) -> list[Path]:
@@ -232,7 +287,7 @@ def write_report(experiment_dir: Path) -> None:
     try:
         answer = subprocess.run(command, env=environment, check=False)
     except KeyboardInterrupt:
-        print(f"the report was interrupted; {again}", file=sys.stderr)
+        warn(f"the report was interrupted; {again}")
         return
     if answer.returncode:
-        print(f"the report failed; {again}", file=sys.stderr)
+        warn(f"the report failed; {again}")

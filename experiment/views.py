@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections import Counter
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from experiment.engines.local import last_line
-from experiment.files import append_event, now_text, write_json
+from experiment.files import append_event, now_text, read_events, write_json
 from experiment.locks import is_locked
 from experiment.progress import describe, read_progress
 from experiment.run import Run, RunStatus, State, find_runs
+from experiment.runners import list_runners, read_plans, say_runners
 
 LOG_LINES = 200
 STOP_NAME = "stop.json"
+_ID = re.compile(r'\{"id": "([0-9a-f]+)"')
 
 
 class ViewError(ValueError):
@@ -36,11 +39,25 @@ class Line:
 
 
 def read_plan(experiment_dir: Path, wanted: str = "") -> Iterator[dict[str, Any]]:
-    """Give the rows of an experiment's plan, one a combination, whose ids begin so.
+    """Give the rows of an experiment's plan whose ids begin so: one a combination, then what else runners at work have.
 
     Raises:
         ViewError: nothing was ever launched there, or a row is cut short.
     """
+    seen: set[str] = set()
+    for row in _read_last_plan(experiment_dir, wanted):
+        seen.add(row["id"])
+        yield row
+    # What a runner at work was launched with is planned too, whatever was launched after it.
+    for text in read_plans(experiment_dir):
+        run_id = _ID.match(text)
+        if run_id is None or run_id[1] in seen or not run_id[1].startswith(wanted):
+            continue
+        seen.add(run_id[1])
+        yield json.loads(text)
+
+
+def _read_last_plan(experiment_dir: Path, wanted: str) -> Iterator[dict[str, Any]]:
     plan = experiment_dir / "plan.jsonl"
     if not plan.exists():
         raise ViewError(
@@ -96,6 +113,17 @@ def print_status(experiment_dir: Path, as_json: bool) -> None:
             print(f"{'':18}{last_line(line.run.console_path(line.status.attempt))}")
     if not as_json:
         print(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+        for text in say_runners(list_runners(experiment_dir)) or [_say_nobody(experiment_dir)]:
+            print(text)
+
+
+def _say_nobody(experiment_dir: Path) -> str:
+    """Say that no runner is at work, and how the last one that lived to say so has left."""
+    events = read_events(experiment_dir / "events.jsonl")
+    left = next((event for event in reversed(events) if event["event"] == "left"), None)
+    if left is None:
+        return "no runner is at work"
+    return f"no runner is at work; one left at {left['time']} with exit code {left.get('exit_code')}"
 
 
 def _as_object(line: Line) -> dict[str, object]:

@@ -17,6 +17,7 @@ from experiment.problems import SpecError
 from experiment.progress import describe, read_progress
 from experiment.provenance import hash_code
 from experiment.run import Run, RunStatus, State
+from experiment.runners import list_runners
 from experiment.schedule import DEVICE_GONE
 from experiment.stored import find_newest_whole, list_stored
 from experiment.views import list_lines, read_plan
@@ -145,7 +146,11 @@ def explain_pending(case: Case) -> tuple[list[str], str]:
     if case.settings is None:
         sentences.append("No plan has it any more, so no launch would start it.")
         return sentences, ""
-    if running:
+    if runners := list_runners(case.run.experiment_dir):
+        names = ", ".join(map(str, runners))
+        sentences.append(f"At work in its folder: {names}. It waits for its turn, unless --only leaves it out.")
+        sentences.append("If it does, this starts it:")
+    elif running:
         count = len(running)
         sentences.append(f"{count} run{'s' * (count > 1)} of its experiment {'is' if count == 1 else 'are'} going on:")
         sentences.append("it waits for its turn. If no runner is left with them, this starts it:")

@@ -55,7 +55,8 @@ DIFFUSION_KEYS = {
 }  # fmt: skip
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--yes", "--no-count", "--rerun",
-    "--retry", "--timeout", "--log-root", "--plain", "--no-report",
+    "--retry", "--timeout", "--log-root", "--plain", "--no-report", "--detach", "--no-warm",
+    "--verify-resume", "--with-current-code",
 }  # fmt: skip
 PLAY_FLAGS = {
     "record": {

@@ -143,6 +143,16 @@ def test_a_sweep_whose_first_runs_all_fail_alike_is_stopped(tmp_path: Path) -> N
     answer = run(tmp_path, "-e", "spec.yaml", "-g", "cpu", "-j", "1", "--plain", expect=4)
     assert "all failed alike (ValueError: boom)" in answer.stdout
     assert len(read_endings(tmp_path)) == 5
+    again = answer.stdout.splitlines()[-1].split("this goes on with all of them: ")[1]
+    assert again.endswith(" -j 1 --rerun failed")
+    assert len(read_endings(tmp_path)) == 5
+    # While nothing is repaired it stops again.
+    assert "all failed alike" in run(tmp_path, *again.split()[2:], "--plain", expect=4).stdout
+    assert len(read_endings(tmp_path)) == 10
+    (tmp_path / "helper.txt").write_text("not code: the version stays")
+    code = "import os, sys\nif not os.path.exists('helper.txt'): raise ValueError('boom')\n"
+    (tmp_path / "work.py").write_text(code)
+    assert "7 done" in run(tmp_path, *again.split()[2:], "--plain").stdout
 
 
 def test_a_foreign_script_gets_its_config_its_device_and_its_folder(tmp_path: Path) -> None:

@@ -153,6 +153,44 @@ def test_five_first_runs_failing_alike_stop_a_larger_sweep(tmp_path: Path) -> No
     assert [run.status().state for run in runs[5:]] == [State.PENDING] * 3
 
 
+def test_with_retries_a_hopeless_sweep_is_stopped_before_all_have_been_tried(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 12)
+    result, _ = launch(runs, "raise ValueError('same')", jobs=2, retries=2)
+    assert result.exit_code == 4
+    tried = [run.last_attempt() for run in runs]
+    assert tried[:4] == [3] * 4
+    assert sum(tried) <= 18
+    assert tried[6:] == [0] * 6
+
+
+def test_once_something_has_worked_retries_wait_for_their_turn(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 4)
+    fails = "import os, sys; sys.exit(os.environ['GRIDPILOT_ATTEMPT'] == '1')"
+    launch(runs, lambda run: fails if run == runs[1] else "0", jobs=1, retries=1)
+    order = [str(event["run"])[-1] for event in read_events(runs) if event["event"] == "started"]
+    assert order == ["0", "1", "2", "3", "1"]
+
+
+def test_a_sweep_with_nothing_left_is_not_called_stopped(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 6)
+    launch(runs[:1], "0")
+    result, view = launch(runs, "raise ValueError('same')", jobs=1)
+    assert result.exit_code == 1
+    assert not any("failed alike" in line for line in view.lines)
+
+
+def test_a_device_on_which_all_fail_is_named_when_there_are_others(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 9)
+    broken = (
+        "import os, signal\nif os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-0': raise ValueError('same')\nsignal.pause()"
+    )
+    result, view = launch(runs, broken, devices=TWO_GPUS, jobs=2)
+    assert result.exit_code == 4
+    told = "The first 5 runs all failed alike (ValueError: same), all on device 0: leave it out by -g if it is broken"
+    assert any(line.startswith(told) for line in view.lines)
+    assert states(result).count(State.STOPPED) == 1
+
+
 def test_a_run_that_wants_to_go_on_later_leaves_work(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 2)
     result, _ = launch(runs, lambda run: "raise SystemExit(75)" if run == runs[0] else "0")

@@ -2,8 +2,10 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from experiment.devices import Gpu
-from experiment.provenance import CodeHasher, hash_code, record_provenance
+from experiment.provenance import CodeHasher, hash_code, read_machine, record_provenance
 
 GPUS = [Gpu(0, 0, "GPU-0", "A100", 80)]
 
@@ -55,3 +57,14 @@ def test_without_git_the_version_is_recorded_all_the_same(tmp_path: Path) -> Non
     version = record_provenance(tmp_path / "logs", CodeHasher([project]), [])
     assert (tmp_path / "logs/code" / version / "commit").exists()
     assert record_provenance(tmp_path / "logs", CodeHasher([project]), []) == version
+
+
+def test_each_machine_is_described_in_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, folder = CodeHasher([make_project(tmp_path / "project")]), tmp_path / "logs"
+    for host in ("ada", "bob", "ada", "bob"):
+        monkeypatch.setattr("platform.node", lambda host=host: host)
+        record_provenance(folder, code, [])
+    assert sorted(path.name for path in folder.glob("env*")) == ["env.bob.json", "env.json"]
+    hosts = [read_machine(folder, host)["host"] for host in ("ada", "bob", "somebody else", None)]
+    assert hosts == ["ada", "bob", "ada", "ada"]
+    assert read_machine(tmp_path / "nowhere", "ada") == {}

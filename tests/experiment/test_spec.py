@@ -63,6 +63,27 @@ def test_the_sections_are_read_as_they_are_written() -> None:
     assert spec.swept_keys == ("seed", "net.dims", "x", "y")
 
 
+@pytest.mark.parametrize(
+    ("written", "command"),
+    [
+        ("mail -s 'it is done' me", ("mail", "-s", "it is done", "me")),
+        ("[notify, a b, '3']", ("notify", "a b", "3")),
+        ("echo $HOME; ls", ("echo", "$HOME;", "ls")),
+    ],
+)
+def test_what_is_run_at_the_end_is_split_into_words_and_read_by_no_shell(
+    written: str, command: tuple[str, ...]
+) -> None:
+    assert load(f"meta_data: {{on_finish: {written}}}\n" + BASE).meta.on_finish == command
+
+
+def test_what_is_run_at_the_end_is_inherited_and_no_part_of_any_run() -> None:
+    write("meta_data: {on_finish: notify}\n" + BASE, "base.yaml")
+    spec = load("meta_data: {extends: base.yaml}\n")
+    assert spec.meta.on_finish == ("notify",)
+    assert "on_finish" not in spec.sections.known_keys()
+
+
 def test_nesting_and_dots_are_the_same_thing() -> None:
     nested = load("constants: {a: {b: {c: 1}}}\nvariables: {p: {q: [1, 2]}}\n")
     dotted = load("constants: {a.b: {c: 1}}\nvariables: {p.q: [1, 2]}\n")

@@ -46,3 +46,9 @@ def test_a_written_spec_says_nothing_of_samples_where_no_variable_is_random_any_
     spec, again = write_again("net.lr=0.1", "act=[relu]")
     assert (again.meta.samples, again.notes) == (None, ())
     assert list(expand_grid(again)) == list(expand_grid(spec))
+
+
+def test_a_written_spec_keeps_what_is_run_at_the_end() -> None:
+    Path("x.yaml").write_text("meta_data: {on_finish: mail -s 'all done' me}\nconstants: {tau: 0.1}\n")
+    spec, again = write_again("tau=0.2")
+    assert again.meta.on_finish == spec.meta.on_finish == ("mail", "-s", "all done", "me")

@@ -9,6 +9,7 @@ from experiment.files import append_event, write_json
 from experiment.locks import acquire_lock, list_holders
 from experiment.provenance import hash_code
 from experiment.run import Run
+from experiment.runners import enter
 from experiment.why import print_why
 from tests.experiment.test_garbage import write_checkpoint
 
@@ -207,3 +208,13 @@ def test_a_run_that_was_started_alone_goes_on_by_its_own_command(run: Run, capsy
     text = read_why(run, capsys)
     assert "its settings were refused. The same command tries it again" in text
     assert "the terminal it was started from" in text
+
+
+def test_a_pending_run_names_the_runner_that_is_at_work(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    presence = enter(run.experiment_dir, COMMAND, "v1", run.experiment_dir / "plan.jsonl", None)
+    text = read_why(run, capsys)
+    assert (
+        f"never started. At work in its folder: pid {os.getpid()} on {platform.node()}. It waits for its turn" in text
+    )
+    presence.leave()
+    assert "At work" not in read_why(run, capsys)

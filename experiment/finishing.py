@@ -1,0 +1,81 @@
+"""`on_finish`: a command of the user's that is run when a launch has ended, whatever became of its runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiment.files import append_event
+from experiment.outcomes import SweepResult
+from experiment.run import State
+from experiment.streams import warn
+
+TIME_LIMIT_S = 600.0
+
+
+def describe_result(experiment_dir: Path, result: SweepResult, runs: int) -> dict[str, str]:
+    """Give the variables by which the command learns what became of a launch of so many runs."""
+    states = [outcome.state for outcome in result.outcomes]
+    done, failed = states.count(State.DONE), states.count(State.FAILED)
+    return {
+        "GRIDPILOT_EXIT_CODE": str(result.exit_code),
+        "GRIDPILOT_EXP_DIR": str(experiment_dir.absolute()),
+        "GRIDPILOT_EXP_NAME": experiment_dir.name,
+        "GRIDPILOT_DONE": str(done),
+        "GRIDPILOT_FAILED": str(failed),
+        "GRIDPILOT_LEFT": str(runs - done - failed),
+    }
+
+
+def note_missing(command: Sequence[str]) -> list[str]:
+    """Give a sentence where the command's program is not there, so that it is known before the runs have taken days."""
+    if not command or shutil.which(command[0]):
+        return []
+    return [f"on_finish: there is no program {command[0]!r} here now; it is looked for again at the end"]
+
+
+def run_on_finish(
+    command: Sequence[str],
+    variables: dict[str, str],
+    experiment_dir: Path,
+    limit_s: float = TIME_LIMIT_S,
+) -> None:
+    """Run the command to its end, or kill it with all that it started when its time is up; nothing it does is an error.
+
+    Args:
+        command: program and arguments; no shell reads them.
+        variables: beside those of this process.
+        experiment_dir: whose `events.jsonl` gets the command's exit code.
+        limit_s: the longest that it may take, in seconds.
+    """
+    shown = shlex.join(command)
+    returncode, fault = _run(command, os.environ | variables, limit_s)
+    if fault:
+        warn(f"on_finish: {shown} {fault}")
+    events = experiment_dir / "events.jsonl"
+    try:
+        append_event(events, "on_finish", command=shown, returncode=returncode, fault=fault)
+    except OSError as error:
+        warn(f"{events} can't be written ({error.strerror})")
+
+
+def _run(command: Sequence[str], environment: dict[str, str], limit_s: float) -> tuple[int | None, str | None]:
+    """Give the exit code, None where there is none, and what went wrong, None for nothing."""
+    try:
+        # A session of its own, so that all that it starts can be ended with it.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+    except (OSError, ValueError) as error:
+        return None, f"can't be started: {error}"
+    try:
+        returncode = process.wait(limit_s)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"its time, {limit_s:g} s, was up"
+        return None, f"was killed: {why}"
+    return returncode, f"ended with {returncode}" if returncode else None
