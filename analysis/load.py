@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,13 @@ import pandas as pd
 import yaml
 
 from analysis.guard import GuardRecord, read_guards
-from analysis.records import FIXED_COLUMNS, read_config, read_run
+from analysis.records import FIXED_COLUMNS, METRIC_KEYS, read_config, read_run
 from experiment.files import read_json
 from experiment.loader import load_yaml
 from experiment.problems import SpecError, suggest
 from experiment.run import Run, State, find_runs
 from experiment.sections import read_sections
 
-METRIC_KEYS = ("id", "step", "env_step", "wall_time", "not_finite")
-"""The columns of `ExperimentData.metrics` that aren't metrics."""
 _LOADER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
 
@@ -297,7 +296,7 @@ def _build_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFram
         "env_step": pd.Series([row["env_step"] for _, row in rows], dtype="int64"),
         "wall_time": pd.Series([row["wall_time"] for _, row in rows], dtype="float64"),
     }
-    columns |= {name: pd.Series([row.get(name) for _, row in rows], dtype="float64") for name in names}
+    columns |= {name: pd.Series([row.get(name, math.nan) for _, row in rows], dtype="float64") for name in names}
     columns["not_finite"] = pd.Series([row["not_finite"] for _, row in rows], dtype="str")
     return pd.DataFrame(columns)
 
