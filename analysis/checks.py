@@ -130,7 +130,7 @@ def _group_by_others(data: ExperimentData, keys: Sequence[str]) -> list[list[Map
 
 
 def warn_of_choice(comparison: Comparison) -> list[str]:
-    """Say that the best of many arms owes some of its return to luck: it was chosen by the runs that it is judged by."""
+    """Say that the best of many arms owes some of its return to luck: the runs that it is judged by chose it."""
     ranked = sum(not result.problem for result in comparison.results)
     if ranked <= MANY_ARMS:
         return []

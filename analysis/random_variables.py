@@ -188,7 +188,8 @@ def _draw_search(
         figure.supylabel("Return per episode on the report seeds", fontsize=9)
         png = to_png(figure)
     below = int((search.returns < floor).sum())
-    edge = f" {below} arms are below the figure: triangles at its edge." if below else ""
+    edge = f" {below} arms are below the figure: triangles at its edge." if below > 1 else ""
+    edge = " 1 arm is below the figure: a triangle at its edge." if below == 1 else edge
     suffix = "_" + "_".join(search.task) if is_one_of_several else ""
     return Picture(
         f"random_variables{suffix}",

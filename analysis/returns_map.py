@@ -94,7 +94,7 @@ def _explain(results: list[ArmResult], returns: NDArray[np.float64], low: float)
     if any(result.problem for result in results):
         sentences.append("In brackets: an arm that is not ranked.")
     if below := int((returns < low).sum()):
-        sentences.append(f"{below} cells are lower than the colours go.")
+        sentences.append(f"Lower than the colours go: {below}.")
     if any(result.verdict == NOT_COMPARABLE for result in results):
         sentences.append("Not a comparison: arms average over different other settings.")
     return sentences

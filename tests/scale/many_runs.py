@@ -1,7 +1,7 @@
-"""Experiments of a thousand runs, as training leaves them, in a second or two: `python -m tests.scale.many_runs FOLDER`.
+"""Experiments of a thousand runs, as training leaves them, in a second: `python -m tests.scale.many_runs FOLDER`.
 
-The specs are real and planned by our own code, so that ids, labels and `config.yaml` are those of a launch. What follows
-after a launch, curves, endings, checkpoints, is written by hand as docs/run_folder.md says.
+The specs are real and planned by our own code, so that ids, labels and `config.yaml` are those of a launch. The rest,
+curves, endings, checkpoints, is written as docs/run_folder.md says.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from experiment.stored import replay_dir, seal_manifest
 from train import build_config
 
 STEPS, EVALUATIONS, ROWS_BETWEEN = 100_000, 10, 10
+CURVES = 8
 VERSION = "c0de" * 4
 GRID = """
 meta_data: {exp_name: grid, description: A hundred arms of ten seeds.}
@@ -54,16 +55,21 @@ class ManyRuns:
 
     Attributes:
         root: where the command would be typed; the specs come to lie here.
-        only_done: True for runs that are all DONE; else a few are in every other state, some held by this process.
-        locks: what is held for those that are RUNNING; `close` lets go of it.
+        spares_disk: files that say the same are links to one, returns are rounded in curves so that many do, and one
+            run of ten has checkpoints. Else all is written as training would.
+        locks: what is held for runs that are RUNNING; `close` lets go of it.
     """
 
     root: Path
-    only_done: bool = False
+    spares_disk: bool = True
     locks: list[int] = field(default_factory=list)
+    written: dict[str, Path] = field(default_factory=dict)
 
-    def write(self, text: str) -> Path:
-        """Give the folder of an experiment, made of the spec with this text."""
+    def write(self, text: str, only_done: bool = False) -> Path:
+        """Give the folder of an experiment, made of the spec with this text.
+
+        Its runs are all DONE where that is asked for; else a few are in every other state, some held by this process.
+        """
         path = self.root / "spec.yaml"
         path.write_text(text)
         spec = load_spec(path)
@@ -74,16 +80,18 @@ class ManyRuns:
         (folder / "spec.yaml").write_text(text)
         (folder / "env.json").write_text(json.dumps({"python": "3.11.7", "packages": {"torch": "2.13.0", "x": "1"}}))
         write_plan(folder / "plan.jsonl", spec, plan)
-        curves = [list(_write_training(random.Random(number))) for number in range(8)]
+        curves = [list(_write_training(random.Random(number))) for number in range(CURVES)]
         events = [_write_event("launched", None, runs=len(plan.runs), jobs=2, code_version=VERSION)]
         for number, run in enumerate(plan.runs):
-            state = State.DONE if self.only_done else _choose_state(number, len(plan.runs))
+            state = State.DONE if only_done else _choose_state(number, len(plan.runs))
             if state is State.PENDING:
                 continue
             run.attempt_dir(1).mkdir(parents=True)
             events.append(_write_event("started", run.id, attempt=1, device="cpu"))
             events.append(_write_event("ended", run.id, attempt=1, reason="ok", verdict="done"))
-            self._write_run(run, plan.check_again(run.id), state, curves[number % len(curves)])
+            self._write_run(run, plan.check_again(run.id), state, curves)
+            if number % 10 == 0 or not self.spares_disk:
+                _write_checkpoints(run, STEPS if state is State.DONE else STEPS // 2)
         (folder / "events.jsonl").write_text("".join(events))
         return folder
 
@@ -92,7 +100,14 @@ class ManyRuns:
         while self.locks:
             os.close(self.locks.pop())
 
-    def _write_run(self, run: Run, planned: Planned, state: State, training: list[str]) -> None:
+    def _put(self, path: Path, text: str) -> None:
+        if self.spares_disk and text in self.written:
+            os.link(self.written[text], path)
+        else:
+            path.write_text(text)
+            self.written[text] = path
+
+    def _write_run(self, run: Run, planned: Planned, state: State, curves: list[list[str]]) -> None:
         settings = planned.resolved()
         run.config_path.write_text(dump_settings(settings, CONFIG_HEADING))
         run.lock_path.touch()
@@ -113,20 +128,20 @@ class ManyRuns:
         }
         (run.attempt_dir(1) / "start.json").write_text(json.dumps(start))
         final = _invent_return(settings)
-        returns = [final - 900 / (1 + number) for number in range(1, EVALUATIONS + 1)]
+        last = 20 * round(final / 20) if self.spares_disk else final
         kept = EVALUATIONS if state is State.DONE else EVALUATIONS // 2
-        rows = (part + _write_evaluation(number, returns[number]) for number, part in enumerate(training[:kept]))
-        run.metrics_path.write_text("".join(rows))
-        _write_checkpoints(run, kept * STEPS // EVALUATIONS)
-        run.console_path(1).write_text(_LOGS.get(state, ""))
+        training = curves[round(-final / 20) % len(curves)][:kept]
+        rows = [part + _write_evaluation(number, last - 900 / (2 + number)) for number, part in enumerate(training)]
+        self._put(run.metrics_path, "".join(rows))
+        self._put(run.console_path(1), _LOGS.get(state, ""))
         if state in _ENDINGS:
             reason, returncode = _ENDINGS[state]
             ending = {"ok": reason == "ok", "returncode": returncode, "reason": reason, "attempt": 1}
             used = {"wall_s": 251.5, "cpu_s": 249.0, "peak_rss_bytes": 291_254_272}
-            (run.attempt_dir(1) / "exit.json").write_text(json.dumps(ending | used))
+            self._put(run.attempt_dir(1) / "exit.json", json.dumps(ending | used))
             if state is State.DONE:
                 run.summary_path.write_text(json.dumps(_summarise(run, final)))
-                run.exit_path.write_text(json.dumps(ending))
+                self._put(run.exit_path, json.dumps(ending))
 
 
 _ENDINGS = {State.DONE: ("ok", 0), State.FAILED: ("error", 1), State.STOPPED: ("requeue", 75)}
@@ -221,7 +236,7 @@ def _summarise(run: Run, final: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    builder = ManyRuns(Path(sys.argv[1]), only_done="--done" in sys.argv)
+    builder = ManyRuns(Path(sys.argv[1]), spares_disk=False)
     builder.root.mkdir(parents=True, exist_ok=True)
     for text in (GRID, RANDOM):
         print(builder.write(text))
