@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ MAX_ARMS = 12
 MAX_DOTS = 40
 CUT_DOTS = 24
 """Where more arms than `MAX_DOTS` would have to be drawn, so many are."""
+MAX_LINES = 20
+"""The single runs of an arm with more of them would hide its curve and those of others."""
 MAX_NAMED = 6
 DPI = 160
 BAND_RESAMPLES = 2_000
@@ -49,6 +52,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 _MAX_NAME = 44
+_TITLE_LETTERS = 70
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,8 @@ def _draw_curves(
         png,
         run_ids,
         (
-            "Thick: interquartile mean over finished runs, with its 95 % interval. Thin: single runs. "
+            "Thick: interquartile mean over finished runs, with its 95 % interval. "
+            f"Thin: single runs, of arms with up to {MAX_LINES}. "
             "Drawn at the steps that all runs of an arm have, on the selection seeds.",
             *filter(None, [selection.sentence]),
             *_warn_of_other_settings(results),
@@ -211,7 +216,7 @@ def _draw_curve(axes: Axes, number: int, label: str, curve: Curve | None) -> Non
         axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.8, label=f"{label}: no curve")
         return
     if len(curve.returns) > 1:
-        for returns in curve.returns:
+        for returns in curve.returns if len(curve.returns) <= MAX_LINES else ():
             axes.plot(curve.steps, returns, color=colour, linewidth=0.5, alpha=0.35)
         low, high = compute_band(curve)
         axes.fill_between(curve.steps, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -238,7 +243,8 @@ def _draw_final(comparison: Comparison, selection: Selection, name: str) -> Pict
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("Return per episode on the report seeds")
         if comparison.keys:
-            axes.set_title(_name_keys(comparison), loc="left", fontsize=9)
+            title = textwrap.fill(_name_keys(comparison), _TITLE_LETTERS)
+            figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=9)
         png = to_png(figure)
     where = f" on {', '.join(results[0].arm.task)}" if results[0].arm.task else ""
     return Picture(
