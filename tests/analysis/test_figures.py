@@ -142,3 +142,13 @@ def test_odd_values_can_be_drawn(experiment: Any, value: str) -> None:
     experiment.finish(experiment.add({"name": value}, label="odd"))
     experiment.add({"name": "other"}, label="other")
     assert len(draw(experiment.folder)[0]) == 2
+
+
+def test_single_runs_of_an_arm_that_has_many_are_not_drawn(
+    finished_sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = draw(finished_sweep)[0][0].png
+    monkeypatch.setattr("analysis.figures.MAX_LINES", 3)
+    assert draw(finished_sweep)[0][0].png == plain
+    monkeypatch.setattr("analysis.figures.MAX_LINES", 2)
+    assert draw(finished_sweep)[0][0].png != plain
