@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ class Arm:
     strata: tuple[str, ...]
     shares: Mapping[str, Fraction]
 
-    @property
+    @cached_property
     def counted(self) -> pd.DataFrame:
         """The rows whose numbers may enter a statistic."""
         return self.runs[is_counted(self.runs)]

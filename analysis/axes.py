@@ -11,10 +11,13 @@ from analysis.load import MISSING, ExperimentData, canonical
 def find_axes(data: ExperimentData) -> list[tuple[str, ...]]:
     """Give each swept key on one axis, in the order of `data.swept`.
 
-    Keys of `cases` are one axis, whatever their values; so are keys that never vary but together, as under `exclude`.
+    Keys of `cases` are one axis, whatever their values, and so are random variables; so are keys that never vary but
+    together, as under `exclude`.
     """
     cases = tuple(key for key in data.swept if key in data.case_keys)
-    groups = [*([cases] if cases else []), *((key,) for key in data.swept if key not in cases)]
+    drawn = tuple(key for key in data.swept if key in data.random)
+    groups = [*([cases] if cases else []), *([drawn] if drawn else [])]
+    groups += [(key,) for key in data.swept if key not in cases + drawn]
     axes: dict[tuple[int, ...], list[str]] = {}
     for group in groups:
         axes.setdefault(_partition(data, group), []).extend(group)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.arms import SEED, Comparison
 from analysis.axes import find_axes, join_words, locate
-from analysis.load import ExperimentData, is_counted, is_done
+from analysis.extremes import MANY_ARMS
+from analysis.load import ExperimentData, is_counted, is_done, show_state
 from analysis.returns import warn_of_few_seeds
 
 INCLUDE_REPAIRED = "--include-repaired"
@@ -24,6 +26,7 @@ def find_warnings(data: ExperimentData, comparison: Comparison) -> list[str]:
         *_warn_of_versions(data),
         *_warn_of_guard(data),
         *warn_of_few_seeds(comparison),
+        *warn_of_choice(comparison),
         *_warn_of_stale(data),
         *data.warnings,
     ]
@@ -51,7 +54,24 @@ def _be(count: int) -> str:
 
 
 def _warn_of_problems(comparison: Comparison) -> list[str]:
-    return [f"{comparison.describe(result.arm)}: {result.problem}." for result in comparison.results if result.problem]
+    """Say what keeps arms from being ranked; of many such arms as one sentence, since the table has each."""
+    arms = [f"{comparison.describe(result.arm)}: {result.problem}" for result in comparison.results if result.problem]
+    if len(arms) <= _NAMED_ARMS:
+        return [f"{arm}." for arm in arms]
+    runs = [result.arm.runs for result in comparison.results if result.problem]
+    states = Counter(show_state(row) for frame in runs for row in frame[~is_done(frame)].to_dict("records"))
+    unfinished = f" Not finished: {', '.join(f'{count} {state}' for state, count in states.items())}." if states else ""
+    more = f"; {len(arms) - _NAMED_ARMS} more, in {comparison.name}.csv under compared"
+    lead = f"{len(arms)} of {len(comparison.results)} arms can't be ranked."
+    return [f"{lead}{unfinished} {'; '.join(arms[:_NAMED_ARMS])}{more}."]
+
+
+def _shorten(sentences: Sequence[str], column: str) -> list[str]:
+    """Give sentences about single runs, of many the first ones and where the others are."""
+    if len(sentences) <= _NAMED_ARMS:
+        return list(sentences)
+    more = f"{len(sentences) - _NAMED_ARMS} more runs like these: see {column} in runs.csv."
+    return [*sentences[:_NAMED_ARMS], more]
 
 
 def find_axes_without_effect(data: ExperimentData) -> list[str]:
@@ -109,6 +129,17 @@ def _group_by_others(data: ExperimentData, keys: Sequence[str]) -> list[list[Map
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
+def warn_of_choice(comparison: Comparison) -> list[str]:
+    """Say that the best of many arms owes some of its return to luck: the runs that it is judged by chose it."""
+    ranked = sum(not result.problem for result in comparison.results)
+    if ranked <= MANY_ARMS:
+        return []
+    return [
+        f"The best of {ranked} arms was chosen by the very runs that give its return, so that return is too high: "
+        "the more arms, the luckier the best. Run the best few again with other seeds before you report one."
+    ]
+
+
 def _warn_of_versions(data: ExperimentData) -> list[str]:
     runs = data.unique_runs
     versions = list(dict.fromkeys(runs["code_version"].dropna()))
@@ -116,16 +147,20 @@ def _warn_of_versions(data: ExperimentData) -> list[str]:
     if len(versions) > 1:
         sentences.append(f"The runs are of {len(versions)} code versions: {', '.join(versions)}.")
     mixed = runs[runs["code_versions"].str.contains(" ", regex=False, na=False)]
-    for row in mixed.itertuples():
-        sentences.append(f"{row.label} ({row.id}) was started under several code versions: {row.code_versions}.")
-    return sentences
+    under_several = [
+        f"{row.label} ({row.id}) was started under several code versions: {row.code_versions}."
+        for row in mixed.itertuples()
+    ]
+    return [*sentences, *_shorten(under_several, "code_versions")]
 
 
 def _warn_of_guard(data: ExperimentData) -> list[str]:
     done = data.unique_runs[is_done(data.unique_runs)]
     unwell = done[done["guard"].notna() & (done["guard"] != "healthy")]
     rows = ((row, " and repaired it" if row.repaired else "") for row in unwell.itertuples())
-    return [f"{row.label} ({row.id}): the training-health guard says {row.guard}{also}." for row, also in rows]
+    return _shorten(
+        [f"{row.label} ({row.id}): the training-health guard says {row.guard}{also}." for row, also in rows], "guard"
+    )
 
 
 def _warn_of_stale(data: ExperimentData) -> list[str]:

@@ -9,9 +9,11 @@ from analysis.arms import FIRST, ArmResult, Comparison, compare_arms
 from analysis.checks import find_warnings
 from analysis.costs import describe_resumes, tabulate_memory, tabulate_parameters, tabulate_time
 from analysis.endings import tabulate_endings, tabulate_stale
+from analysis.extremes import MANY_ARMS
 from analysis.figures import Picture, draw_figures
 from analysis.guard_table import tabulate_guard
 from analysis.load import ExperimentData, is_counted, is_done
+from analysis.random_variables import draw_random, tabulate_random
 from analysis.returns import (
     EVALUATION_MEAN,
     RUNS,
@@ -20,11 +22,16 @@ from analysis.returns import (
     tabulate_returns,
     tabulate_runs,
 )
+from analysis.returns_map import draw_maps
 from analysis.settings import tabulate_defaults, tabulate_environment, tabulate_settings, tabulate_versions
 from analysis.tables import Table, render_text, show_number
 from experiment.run import safe_label
 
 _NAMED_RIVALS = 6
+SHOWN_ARMS = 20
+"""Of more arms than `MANY_ARMS`, a terminal gets the best of them."""
+SHOWN_WARNINGS = 20
+"""So many are shown at once, on a terminal and at the top of the page, where the others fold away."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,12 @@ class Report:
 
     def render_text(self) -> str:
         """Give the answer, the warnings and the first table of returns for a terminal."""
-        table = render_text(self.tables[0], leave_out=(EVALUATION_MEAN, TRAINING_MEAN, RUNS))
-        warnings = "".join(f"warning: {warning}\n" for warning in self.warnings)
+        is_long = len(self.tables[0].rows) > MANY_ARMS
+        most = SHOWN_ARMS if is_long else None
+        table = render_text(self.tables[0], leave_out=(EVALUATION_MEAN, TRAINING_MEAN, RUNS), most=most)
+        warnings = "".join(f"warning: {warning}\n" for warning in self.warnings[:SHOWN_WARNINGS])
+        if len(self.warnings) > SHOWN_WARNINGS:
+            warnings += f"{len(self.warnings) - SHOWN_WARNINGS} more warnings are in the report\n"
         return f"{self.answer}\n\n{table}\n" + (f"\n{warnings}" if warnings else "")
 
 
@@ -67,9 +78,15 @@ def compose_report(data: ExperimentData) -> Report:
     """Give everything that the report of an experiment says."""
     comparisons = compare_arms(data)
     pictures, left_out = draw_figures(data, comparisons)
+    pictures = [*draw_maps(comparisons[0]), *pictures]
     returns = [tabulate_returns(comparison) for comparison in comparisons]
     sections = [
         Section("Returns", tables=tuple(returns)),
+        Section(
+            "Random variables",
+            tables=_keep_filled(tabulate_random(comparisons[0], data.random)),
+            pictures=tuple(draw_random(comparisons[0], data.random)),
+        ),
         Section("Figures", tuple(left_out), pictures=tuple(pictures)),
         Section("Unfinished runs", tables=_keep_filled(tabulate_endings(data), tabulate_stale(data))),
         Section("Guard", tables=_keep_filled(tabulate_guard(data))),

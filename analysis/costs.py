@@ -5,11 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.arms import SEED, Arm, Comparison, show_value
+from analysis.extremes import MANY_ARMS
 from analysis.load import MISSING, ExperimentData, canonical, is_done
 from analysis.tables import DASH, Cell, Table, list_runs, show_bytes, show_count, show_number, show_seconds
 
 _PREFIX = "parameters/"
 _NAMED_ARMS = 4
+_NAMED_RUNS = 20
 
 
 def tabulate_parameters(data: ExperimentData, comparison: Comparison) -> Table:
@@ -90,6 +92,7 @@ def tabulate_memory(comparison: Comparison) -> Table:
         rows=tuple(rows),
         frame=pd.DataFrame(records, columns=["settings", *names, "finished_runs"]),
         notes=("The largest of the finished runs of each row. A dash: not measured, or no such device.",),
+        folded=len(rows) > MANY_ARMS,
     )
 
 
@@ -121,6 +124,7 @@ def tabulate_time(comparison: Comparison) -> Table:
         notes=(
             "Medians over the finished runs of each row, and the sum of their attempts. They depend on the machine.",
         ),
+        folded=len(rows) > MANY_ARMS,
     )
 
 
@@ -147,6 +151,7 @@ def describe_resumes(data: ExperimentData) -> list[str]:
     ):
         runs = resumed[resumed["resume"] == mode]
         if not runs.empty:
-            names = ", ".join(f"{row.label} ({row.id})" for row in runs.itertuples())
-            sentences.append(f"{len(runs)} of them {meaning}: {names}.")
+            names = ", ".join(f"{row.label} ({row.id})" for row in runs.head(_NAMED_RUNS).itertuples())
+            more = f" and {len(runs) - _NAMED_RUNS} more, in runs.csv" if len(runs) > _NAMED_RUNS else ""
+            sentences.append(f"{len(runs)} of them {meaning}: {names}{more}.")
     return sentences

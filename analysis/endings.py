@@ -13,6 +13,8 @@ from analysis.load import ExperimentData, is_done, show_state
 from analysis.tables import DASH, Cell, Table, list_runs
 from experiment.run import State
 
+MANY_RUNS = 40
+"""A longer table of runs folds away."""
 _TAIL_BYTES = 16_384
 _LAST_LINES = 3
 _MAX_LINE = 240
@@ -50,6 +52,7 @@ def tabulate_endings(data: ExperimentData) -> Table:
         columns=("Run", "State", "Last lines", "Log", "To go on", "Id"),
         rows=tuple(rows),
         frame=pd.DataFrame(records, columns=columns),
+        folded=len(rows) > MANY_RUNS,
     )
 
 

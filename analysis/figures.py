@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +21,18 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from analysis.arms import FIRST, NOT_COMPARABLE, Arm, ArmResult, Comparison, show_left_out
+from analysis.extremes import Selection, is_measured, select_extremes
 from analysis.load import ExperimentData, is_counted
 from analysis.statistics import interquartile_mean, stratified_bootstrap_interval
 
 CURVE = "eval/mean_reward"
 MAX_ARMS = 12
 MAX_DOTS = 40
+CUT_DOTS = 24
+"""Where more arms than `MAX_DOTS` would have to be drawn, so many are."""
+MAX_LINES = 20
+"""The single runs of an arm with more of them would hide its curve and those of others."""
+MAX_NAMED = 6
 DPI = 160
 BAND_RESAMPLES = 2_000
 _COLUMN_INCHES = 4.5
@@ -45,6 +52,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 _MAX_NAME = 44
+_TITLE_LETTERS = 70
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,10 @@ class Curve:
 
 
 def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tuple[list[Picture], list[str]]:
-    """Give learning curves and final returns for each comparison, and say which were left out and why."""
+    """Give learning curves and final returns for each comparison, and say which were left out and why.
+
+    Of more arms than a figure can show, it has the best and the worst.
+    """
     pictures: list[Picture] = []
     left_out = describe_gaps(data)
     points, acting = collect_points(data), find_acting(data)
@@ -81,16 +92,16 @@ def draw_figures(data: ExperimentData, comparisons: Sequence[Comparison]) -> tup
             suffix = "_" + "_".join(task) if len({r.arm.task for r in comparison.results}) > 1 else ""
             where = " on " + ", ".join(task) if task else ""
             name, title = comparison.name.removeprefix(FIRST), comparison.title.removeprefix("Returns")
-            if len(results) > MAX_ARMS:
-                left_out.append(f"Learning curves{title}{where}: {len(results)} arms are too many for one figure.")
-            elif picture := _draw_curves(comparison, results, points, acting, f"learning_curves{name}{suffix}"):
+            shown = select_extremes(results, MAX_ARMS, MAX_ARMS, comparison.name)
+            if not shown.results:
+                left_out.append(f"Learning curves{title}{where}: none of {len(results)} arms can be ranked.")
+            elif picture := _draw_curves(comparison, shown, points, acting, f"learning_curves{name}{suffix}"):
                 pictures.append(picture)
             else:
                 left_out.append(f"Learning curves{title}{where}: no finished run has rows of {CURVE}.")
-            if len(results) > MAX_DOTS:
-                left_out.append(f"Final returns{title}{where}: {len(results)} arms are too many for one figure.")
-            elif any(result.iqm is not None and np.isfinite(result.iqm) for result in results):
-                pictures.append(_draw_final(comparison, results, f"final_returns{name}{suffix}"))
+            shown = select_extremes(results, MAX_DOTS, CUT_DOTS, comparison.name)
+            if any(is_measured(result) for result in shown.results):
+                pictures.append(_draw_final(comparison, shown, f"final_returns{name}{suffix}"))
     return pictures, left_out
 
 
@@ -139,10 +150,13 @@ def describe_gaps(data: ExperimentData) -> list[str]:
     rows = zip(data.metrics["id"], data.metrics["not_finite"], strict=True)
     counts = Counter(run_id for run_id, names in rows if CURVE in names.split())
     runs = data.unique_runs[is_counted(data.unique_runs) & data.unique_runs["id"].isin(list(counts))]
-    return [
+    sentences = [
         f"{row.label} ({row.id}): {counts[str(row.id)]} evaluations are not finite and are left out of the curves."
         for row in runs.itertuples()
     ]
+    if len(sentences) <= MAX_NAMED:
+        return sentences
+    return [*sentences[:MAX_NAMED], f"{len(sentences) - MAX_NAMED} more runs have evaluations that are not finite."]
 
 
 def compute_band(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -157,11 +171,12 @@ def compute_band(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 def _draw_curves(
     comparison: Comparison,
-    results: Sequence[ArmResult],
+    selection: Selection,
     points: Mapping[str, Mapping[int, float]],
     acting: set[str],
     name: str,
 ) -> Picture | None:
+    results = selection.results
     curves = [align_curve(result.arm, points) for result in results]
     if not any(curves):
         return None
@@ -185,8 +200,10 @@ def _draw_curves(
         png,
         run_ids,
         (
-            "Thick: interquartile mean over finished runs, with its 95 % interval. Thin: single runs. "
+            "Thick: interquartile mean over finished runs, with its 95 % interval. "
+            f"Thin: single runs, of arms with up to {MAX_LINES}. "
             "Drawn at the steps that all runs of an arm have, on the selection seeds.",
+            *filter(None, [selection.sentence]),
             *_warn_of_other_settings(results),
         ),
     )
@@ -199,7 +216,7 @@ def _draw_curve(axes: Axes, number: int, label: str, curve: Curve | None) -> Non
         axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.8, label=f"{label}: no curve")
         return
     if len(curve.returns) > 1:
-        for returns in curve.returns:
+        for returns in curve.returns if len(curve.returns) <= MAX_LINES else ():
             axes.plot(curve.steps, returns, color=colour, linewidth=0.5, alpha=0.35)
         low, high = compute_band(curve)
         axes.fill_between(curve.steps, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -210,7 +227,8 @@ def _draw_curve(axes: Axes, number: int, label: str, curve: Curve | None) -> Non
     )
 
 
-def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str) -> Picture:
+def _draw_final(comparison: Comparison, selection: Selection, name: str) -> Picture:
+    results = selection.results
     with plain_style():
         figure = Figure(figsize=(_COLUMN_INCHES, 0.9 + 0.36 * len(results)), layout="constrained")
         axes = figure.add_subplot()
@@ -220,10 +238,13 @@ def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str)
         axes.set_yticks(range(len(results)), names)
         axes.tick_params(axis="y", length=0, labelsize=8)
         axes.set_ylim(len(results) - 0.5, -0.5)
+        if 0 < selection.best < len(results):
+            axes.axhline(selection.best - 0.5, color="#4d4d4d", linewidth=0.8, linestyle=(0, (5, 3)))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("Return per episode on the report seeds")
         if comparison.keys:
-            axes.set_title(_name_keys(comparison), loc="left", fontsize=9)
+            title = textwrap.fill(_name_keys(comparison), _TITLE_LETTERS)
+            figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=9)
         png = to_png(figure)
     where = f" on {', '.join(results[0].arm.task)}" if results[0].arm.task else ""
     return Picture(
@@ -234,6 +255,7 @@ def _draw_final(comparison: Comparison, results: Sequence[ArmResult], name: str)
         (
             "Dot and line: interquartile mean and its 95 % interval; hollow: an arm that is not ranked. "
             "Small dots: single finished runs.",
+            *filter(None, [selection.sentence]),
             *_warn_of_other_settings(results),
         ),
     )

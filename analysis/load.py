@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,14 @@ import pandas as pd
 import yaml
 
 from analysis.guard import GuardRecord, read_guards
-from analysis.records import FIXED_COLUMNS, read_config, read_run
+from analysis.records import FIXED_COLUMNS, METRIC_KEYS, read_config, read_run
+from experiment.distributions import Distribution
 from experiment.files import read_json
 from experiment.loader import load_yaml
 from experiment.problems import SpecError, suggest
 from experiment.run import Run, State, find_runs
-from experiment.sections import read_sections
+from experiment.sections import Sections, read_sections
 
-METRIC_KEYS = ("id", "step", "env_step", "wall_time", "not_finite")
-"""The columns of `ExperimentData.metrics` that aren't metrics."""
 _LOADER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
 
@@ -53,6 +53,7 @@ class ExperimentData:
             metrics of the row that were written as `nan`, `inf` or `-inf`.
         swept: the keys with more than one value over the plan, in the order of the settings.
         case_keys: the keys that the spec sets in `cases`, swept or not.
+        random: the spec's random variables, by key where their values come from.
         guards: by run id, what the training-health guard did.
         include_repaired: True where runs that the guard repaired may enter statistics.
         configs: by run id, settings in `config.yaml` by dotted key, defaults filled in, for runs that have one.
@@ -69,6 +70,7 @@ class ExperimentData:
     metrics: pd.DataFrame
     swept: list[str]
     case_keys: frozenset[str]
+    random: Mapping[str, Distribution]
     guards: Mapping[str, GuardRecord]
     include_repaired: bool
     configs: Mapping[str, Mapping[str, Any]]
@@ -114,6 +116,7 @@ def load_runs(experiment_dir: Path | str, include_repaired: bool = False) -> Exp
     warnings += [f"run {run_id}: {log.warning}" for run_id, (_, log) in files.items() if log.warning]
     warnings += [f"run {run_id}: {warning}" for run_id, guard in guards.items() for warning in guard.warnings]
     warnings += [homeless] if homeless else []
+    sections = _read_sections(folder / "spec.yaml")
     return ExperimentData(
         folder=folder,
         description=_read_description(folder / "spec.yaml"),
@@ -123,7 +126,8 @@ def load_runs(experiment_dir: Path | str, include_repaired: bool = False) -> Exp
         guards=guards,
         include_repaired=include_repaired,
         swept=find_swept([combination.settings for combination in plan]),
-        case_keys=_read_case_keys(folder / "spec.yaml"),
+        case_keys=frozenset(key for point in sections.cases or () for key in point.settings),
+        random=sections.find_draws(),
         configs={run_id: config for run_id, (config, _) in configs.items() if config},
         stale=_list_stale(folder, {combination.id for combination in plan}),
         command=_read_command(folder / "events.jsonl"),
@@ -209,13 +213,12 @@ def _read_description(spec: Path) -> str:
     return description if isinstance(description, str) else ""
 
 
-def _read_case_keys(spec: Path) -> frozenset[str]:
-    """Give the keys of a spec's `cases`; none where it can't be read, as the plan alone says what was run."""
+def _read_sections(spec: Path) -> Sections:
+    """Give what a spec says; empty where it can't be read, as the plan alone says what was run."""
     try:
-        points = read_sections(load_yaml(spec), []).cases
+        return read_sections(load_yaml(spec), [])
     except SpecError:
-        return frozenset()
-    return frozenset(key for point in points or () for key in point.settings)
+        return Sections()
 
 
 def _read_command(events: Path) -> str:
@@ -297,7 +300,7 @@ def _build_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFram
         "env_step": pd.Series([row["env_step"] for _, row in rows], dtype="int64"),
         "wall_time": pd.Series([row["wall_time"] for _, row in rows], dtype="float64"),
     }
-    columns |= {name: pd.Series([row.get(name) for _, row in rows], dtype="float64") for name in names}
+    columns |= {name: pd.Series([row.get(name, math.nan) for _, row in rows], dtype="float64") for name in names}
     columns["not_finite"] = pd.Series([row["not_finite"] for _, row in rows], dtype="str")
     return pd.DataFrame(columns)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
-from analysis.contents import Report, Section
+from analysis.contents import SHOWN_WARNINGS, Report, Section
 from analysis.figures import Picture
 from analysis.tables import Cell, Table
 
@@ -75,13 +75,23 @@ def _render_lines(report: Report) -> Iterator[str]:
         yield f"<p>{escape(report.description)}</p>"
     yield f'<p class="answer">{escape(report.answer)}</p>'
     if report.warnings:
-        items = "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings)
-        yield f'<div class="warnings" role="note"><strong>Warnings</strong><ul>{items}</ul></div>'
+        yield f'<div class="warnings" role="note"><strong>Warnings</strong>{_render_warnings(report.warnings)}</div>'
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.facts)
     yield f"<dl>{pairs}</dl>"
     for section in report.sections:
         yield from _render_section(section)
     yield from ("</body>", "</html>")
+
+
+def _render_warnings(warnings: Sequence[str]) -> str:
+    shown, rest = (
+        "".join(f"<li>{escape(warning)}</li>" for warning in part)
+        for part in (warnings[:SHOWN_WARNINGS], warnings[SHOWN_WARNINGS:])
+    )
+    if not rest:
+        return f"<ul>{shown}</ul>"
+    count = len(warnings) - SHOWN_WARNINGS
+    return f"<ul>{shown}</ul><details><summary>{count} more</summary><ul>{rest}</ul></details>"
 
 
 def _render_section(section: Section) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.arms import FEW_SEEDS, FIRST, NOT_COMPARABLE, SEED, ArmResult, Comparison, show_left_out, show_value
+from analysis.extremes import MANY_ARMS, sort_by_return
 from analysis.load import ExperimentData, is_counted, is_done, show_state
 from analysis.statistics import Interval
 from analysis.tables import DASH, Cell, Table, choose_decimals, list_runs, show_number
@@ -22,9 +23,13 @@ _SCORE_COLUMNS = ("final_score", "reference_random", "reference_expert")
 
 
 def tabulate_returns(comparison: Comparison) -> Table:
-    """Give a comparison as a table: one row per arm, in the order of the spec. Nothing in it depends on the machine."""
+    """Give a comparison as a table: one row per arm, in the order of the spec. Nothing in it depends on the machine.
+
+    As shown, more than `MANY_ARMS` are in the order of their returns.
+    """
     decimals = choose_return_decimals(comparison)
     scored = has_scores(comparison)
+    shown = order_arms(comparison)
     return Table(
         name=comparison.name,
         title=comparison.title,
@@ -39,10 +44,19 @@ def tabulate_returns(comparison: Comparison) -> Table:
             "Compared",
             RUNS,
         ),
-        rows=tuple(_to_cells(result, comparison.show(result.arm), decimals, scored) for result in comparison.results),
+        rows=tuple(_to_cells(result, comparison.show(result.arm), decimals, scored) for result in shown),
         frame=_to_frame(comparison, scored),
         notes=_explain(comparison),
     )
+
+
+def order_arms(comparison: Comparison) -> Sequence[ArmResult]:
+    """Give the arms as a table shows them: many of them best first, task by task."""
+    if len(comparison.results) <= MANY_ARMS:
+        return comparison.results
+    tasks = dict.fromkeys(result.arm.task for result in comparison.results)
+    groups = [[result for result in comparison.results if result.arm.task == task] for task in tasks]
+    return [result for group in groups for result in sort_by_return(group)]
 
 
 def has_scores(comparison: Comparison) -> bool:
@@ -147,7 +161,13 @@ def show_exactly(*values: float | None) -> list[str]:
 
 
 def _explain(comparison: Comparison) -> tuple[str, ...]:
-    return (*_explain_cases(comparison), *_explain_returns(comparison))
+    return (*_explain_order(comparison), *_explain_cases(comparison), *_explain_returns(comparison))
+
+
+def _explain_order(comparison: Comparison) -> tuple[str, ...]:
+    if len(comparison.results) <= MANY_ARMS:
+        return ()
+    return ("Best first, arms that can't be ranked last. The CSV file is in the order of the spec.",)
 
 
 def _explain_cases(comparison: Comparison) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from analysis.arms import show_value
 from analysis.load import MISSING, ExperimentData, canonical
 from analysis.records import flatten_settings
 from analysis.tables import Cell, Table, list_runs
+from experiment.distributions import Distribution
 
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "pandas", "diffusers", "stable-baselines3")
 """What the page shows of the packages; the CSV file has all of them."""
@@ -25,15 +26,26 @@ def tabulate_settings(data: ExperimentData) -> Table:
                 values.setdefault(canonical(settings[key]), show_value(settings[key]))
             else:
                 values.setdefault(MISSING, MISSING)
-        rows.append((key, "swept" if key in data.swept else "constant", ", ".join(values.values())))
+        role = "random" if key in data.random else "swept" if key in data.swept else "constant"
+        rows.append((key, role, ", ".join(values.values()), len(values)))
     return Table(
         name="settings",
         title="Settings",
         columns=("Key", "Role", "Value"),
-        rows=tuple((Cell(key, code=True), Cell(role), Cell(value, code=True)) for key, role, value in rows),
-        frame=pd.DataFrame(rows, columns=["key", "role", "value"]),
+        rows=tuple(
+            (Cell(key, code=True), Cell(role), Cell(_show_values(value, count, data.random.get(key)), code=True))
+            for key, role, value, count in rows
+        ),
+        frame=pd.DataFrame([row[:3] for row in rows], columns=["key", "role", "value"]),
         notes=("As the spec gives them, without what it leaves to defaults.",),
     )
+
+
+def _show_values(listed: str, count: int, distribution: Distribution | None) -> str:
+    """Write the values of a setting, of a random variable how many were drawn from what: the CSV file lists them."""
+    if distribution is None:
+        return listed
+    return f"{distribution.name} {show_value(list(distribution.arguments))}, {count} different values drawn"
 
 
 def tabulate_defaults(data: ExperimentData) -> Table:

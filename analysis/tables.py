@@ -93,12 +93,18 @@ def show_seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def render_text(table: Table, leave_out: Sequence[str] = ()) -> str:
-    """Give a table as aligned plain text, for a terminal; bold cells have an asterisk."""
+def render_text(table: Table, leave_out: Sequence[str] = (), most: int | None = None) -> str:
+    """Give a table as aligned plain text, for a terminal; bold cells have an asterisk.
+
+    Args:
+        table: any.
+        leave_out: columns that are not shown.
+        most: so many rows are shown, and how many more there are; None for all.
+    """
     kept = [index for index, column in enumerate(table.columns) if column not in leave_out]
     lines = [[table.columns[index] for index in kept]]
-    lines += [[("*" if row[index].strong else "") + row[index].text for index in kept] for row in table.rows]
+    lines += [[("*" if row[index].strong else "") + row[index].text for index in kept] for row in table.rows[:most]]
     widths = [max(len(line[index]) for line in lines) for index in range(len(kept))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    left = 0 if most is None else len(table.rows) - most
+    return "\n".join([*rows, f"... and {left} more rows"] if left > 0 else rows)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -33,26 +33,35 @@ class Progress:
 
 def read_progress(run: Run) -> Progress:
     """Give a run's progress from the last rows of its `metrics.jsonl`; a row being written is passed over."""
+    step, speed, episode_return = None, None, None
+    for numbers in _read_backwards(run):
+        if step is None:
+            step = int(max(numbers.get("env_step", 0), numbers.get("step", 0)))
+        if speed is None:
+            speed = numbers.get("time/fps")
+        if episode_return is None:
+            episode_return = next((numbers[name] for name in RETURN_NAMES if name in numbers), None)
+        if speed is not None and episode_return is not None:
+            break  # Older rows have no say: of a thousand runs they would be most of the work.
+    return Progress(step or 0, speed, episode_return)
+
+
+def _read_backwards(run: Run) -> Iterator[dict[str, float]]:
+    """Give the numbers of the last rows of a run's metrics, the newest row first."""
     try:
         with run.metrics_path.open("rb") as file:
-            file.seek(max(0, run.metrics_path.stat().st_size - TAIL_BYTES))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
-        return Progress()
-    step, speed, episode_return = 0, None, None
-    for line in lines:
+        return
+    for line in reversed(lines):
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if not isinstance(row, dict):
-            continue
-        # Only numbers: a script that isn't ours may write anything here, and ours write "nan" as text.
-        numbers = {name: value for name, value in row.items() if type(value) in (int, float)}
-        step = int(max(numbers.get("env_step", 0), numbers.get("step", 0)))
-        speed = numbers.get("time/fps", speed)
-        episode_return = next((numbers[name] for name in RETURN_NAMES if name in numbers), episode_return)
-    return Progress(step, speed, episode_return)
+        if isinstance(row, dict):
+            # Only numbers: a script that isn't ours may write anything here, and ours write "nan" as text.
+            yield {name: value for name, value in row.items() if type(value) in (int, float)}
 
 
 @dataclass(frozen=True)

@@ -125,14 +125,6 @@ def test_without_evaluations_the_missing_curve_is_explained(experiment: Any) -> 
     assert left_out == ["Learning curves: no finished run has rows of eval/mean_reward."]
 
 
-def test_too_many_arms_are_left_out_of_the_curves_with_a_word(experiment: Any) -> None:
-    for rate in range(13):
-        experiment.finish(experiment.add({"rate": rate}))
-    pictures, left_out = draw(experiment.folder)
-    assert [picture.name for picture in pictures] == ["final_returns"]
-    assert left_out == ["Learning curves by rate: 13 arms are too many for one figure."]
-
-
 def test_each_environment_has_figures_of_its_own(experiment: Any) -> None:
     for env in ("Pendulum-v1", "Ant-v5"):
         experiment.finish(experiment.add({"env_name": env}))
@@ -150,3 +142,13 @@ def test_odd_values_can_be_drawn(experiment: Any, value: str) -> None:
     experiment.finish(experiment.add({"name": value}, label="odd"))
     experiment.add({"name": "other"}, label="other")
     assert len(draw(experiment.folder)[0]) == 2
+
+
+def test_single_runs_of_an_arm_that_has_many_are_not_drawn(
+    finished_sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = draw(finished_sweep)[0][0].png
+    monkeypatch.setattr("analysis.figures.MAX_LINES", 3)
+    assert draw(finished_sweep)[0][0].png == plain
+    monkeypatch.setattr("analysis.figures.MAX_LINES", 2)
+    assert draw(finished_sweep)[0][0].png != plain
