@@ -84,11 +84,17 @@ class Room:
         gpus: bytes of each device's own memory; a single 0 where runs are on the CPU.
         ram_bytes: of the machine.
         cores: of the machine.
+        gone: devices that are not there any more.
     """
 
     gpus: tuple[int, ...]
     ram_bytes: int
     cores: int
+    gone: frozenset[int] = frozenset()
+
+    def list_devices(self) -> list[int]:
+        """Give the numbers of the devices that are there."""
+        return [device for device in range(len(self.gpus)) if device not in self.gone]
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,8 @@ class Packer:
             wishes: the waiting runs, in plan order.
             room: what there is now.
         """
+        if not room.list_devices():
+            return None
         use = self._sum_up(room)
         passed: list[str] = []
         for wish in self._sort(wishes):
@@ -168,7 +176,7 @@ class Packer:
             passed.append(wish.key)
             if not use.is_held and (wish.shape not in self.known or self._passed[wish.key] >= MAX_PASSED):
                 # Where the least is reserved, it will be free soonest.
-                device = min(range(len(room.gpus)), key=use.load)
+                device = min(room.list_devices(), key=use.load)
                 use.add(device, self.reserve(wish, device, room), self._is_closed(wish))
                 use.is_held = True
         return None
@@ -295,7 +303,7 @@ class Packer:
         to_itself = wish.alone is not None or (wish.shape not in self.known and not self._may_share(wish))
         fitting = [
             device
-            for device in range(len(room.gpus))
+            for device in room.list_devices()
             if use.fits(device, self.reserve(wish, device, room)) and not (to_itself and use.runs[device])
         ]
         return min(fitting, key=use.load, default=None)

@@ -29,6 +29,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 REASONS = {0: "ok", 2: "config", 75: "requeue", 86: "oom", 87: "health"}
 CANNOT_START = 127
+ROOT = Path("/")
 MAX_POLL_MS = 2**31 - 1
 """The longest that poll can wait, 24.8 days; a longer deadline is looked at again then."""
 
@@ -74,7 +75,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the training, wait for it, clear up after it, write how it ended."""
-        started = time.monotonic()
+        started, kills = time.monotonic(), count_memory_kills()
         wakeup = self._catch_signals()
         self.pid = self.start(self.job)
         status, usage = self._wait_for_end(wakeup)
@@ -84,7 +85,7 @@ class Supervisor:
             Path(self.job.run_dir),
             self.job.attempt,
             returncode,
-            find_reason(returncode, self.asked),
+            find_reason(returncode, self.asked, out_of_memory=has_risen(kills, count_memory_kills())),
             {
                 "wall_s": round(time.monotonic() - started, 3),
                 "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
@@ -253,10 +254,11 @@ def list_children(parent: int) -> list[int]:
     return children
 
 
-def find_reason(returncode: int, asked: str | None) -> str:
+def find_reason(returncode: int, asked: str | None, *, out_of_memory: bool = False) -> str:
     """Say why an attempt ended, in the words of `exit.json`.
 
-    A training that ended in any other way than of its own after it was asked to stop is one to go on with.
+    A training that ended in any other way than of its own after it was asked to stop is one to go on with. One that was
+    killed although nobody asked, while the kernel killed for memory, was the one.
     """
     if returncode in REASONS:
         return REASONS[returncode]
@@ -264,7 +266,41 @@ def find_reason(returncode: int, asked: str | None) -> str:
         return "timeout"
     if asked is not None:
         return "requeue"
+    if returncode == -signal.SIGKILL and out_of_memory:
+        return "oom"
     return "signal" if returncode < 0 else "error"
+
+
+def count_memory_kills(root: Path = ROOT) -> dict[str, int]:
+    """Give how many processes the kernel has killed for memory so far: on the machine, and in our control groups.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    files = [root / "proc/vmstat"]
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        groups = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            files.append(root / "sys/fs/cgroup" / path.lstrip("/") / "memory.events")
+        elif "memory" in controllers.split(","):
+            files.append(root / "sys/fs/cgroup/memory" / path.lstrip("/") / "memory.oom_control")
+    counts: dict[str, int] = {}
+    for file in files:
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:  # a kernel without it, or a container that doesn't show it
+            continue
+        counts |= {str(file): int(line.split()[1]) for line in lines if line.startswith("oom_kill ")}
+    return counts
+
+
+def has_risen(before: dict[str, int], after: dict[str, int]) -> bool:
+    """Tell whether any count is higher than it was."""
+    return any(count > before.get(name, count) for name, count in after.items())
 
 
 def write_ending(run_dir: Path, attempt: int, returncode: int, reason: str, usage: dict[str, float]) -> None:

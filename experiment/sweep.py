@@ -14,15 +14,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiment.arguments import AUTO
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
 from experiment.engines.warm import Needs, WarmLauncher
 from experiment.faults import FaultList
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
 from experiment.launch import launch_runs
+from experiment.measure import find_shape, recall_shapes
 from experiment.messages import announce, describe_command, rerun_command, sum_up
 from experiment.metadata import OUR_TRAINER
 from experiment.outcomes import Request, read_stop_request
+from experiment.packed import Packing, make_instruments
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
@@ -69,12 +72,14 @@ def run_sweep(
         except (PreflightError, ViewError) as error:
             print(error, file=sys.stderr)
             return BAD_SPEC
+        packing = make_packing(plan, experiment_dir, devices) if args.jobs == AUTO else None
         experiment_dir.mkdir(parents=True, exist_ok=True)
         version = record_provenance(experiment_dir, code, gpus)
         write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
         write_plan(experiment_dir / "plan.jsonl", spec, plan)
         jobs = min(choose_jobs(spec, args, devices), len(runs))
-        limits = Limits(threads=count_threads(count_cores(), jobs), timeout_s=args.timeout)
+        threads = count_threads(count_cores(), jobs) if packing is None else packing.threads
+        limits = Limits(threads=threads, timeout_s=args.timeout)
         request = Request(
             work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
             jobs=jobs,
@@ -84,10 +89,12 @@ def run_sweep(
             stop_path=experiment_dir / STOP_NAME,
             stop_seen=stop_seen,
             rerun_command=lambda run: rerun_command(args, run),
+            packing=packing,
         )
         events = experiment_dir / "events.jsonl"
         command = describe_command(args)
-        append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command)
+        asked = jobs if packing is None else AUTO
+        append_event(events, "launched", runs=len(runs), jobs=asked, code_version=version, command=command)
         engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, code, gpus), warm)
         view = open_view(args.plain, totals)
         cleanup.callback(view.close)
@@ -179,11 +186,31 @@ def choose_reruns(wanted: str | None, plan: Plan) -> set[str]:
 
 
 def choose_jobs(spec: ExperimentSpec, args: Namespace, devices: Sequence[Device]) -> int:
-    """Give how many runs go at a time: `-j`, `num_workers`, one per GPU, or one per core on a CPU."""
+    """Give how many runs go at a time at most: as asked for, `num_workers`, one per GPU, or one per core on a CPU."""
+    if args.jobs == AUTO:
+        return count_cores()
+    if args.jobs_per_gpu:
+        return len(devices) * int(args.jobs_per_gpu)
     wanted: int | None = args.jobs or spec.meta.num_workers
     if wanted is not None:
         return wanted
     return len(devices) if devices[0].gpu is not None else count_cores()
+
+
+def make_packing(plan: Plan, experiment_dir: Path, devices: Sequence[Device]) -> Packing:
+    """Give what `-j auto` goes by: the shapes of all runs, what finished ones have taken, a thread for each.
+
+    Raises:
+        DeviceError: the memory of a GPU can't be read.
+    """
+    instruments = make_instruments()
+    for device in devices:
+        if device.gpu is not None:
+            instruments.gpu(device.gpu.uuid)
+    shapes = {run.id: find_shape(plan.check_again(run.id)) for run in plan.runs}
+    on_gpu = devices[0].gpu is not None
+    known, durations = recall_shapes(plan.runs, shapes, experiment_dir / "events.jsonl", on_gpu=on_gpu)
+    return Packing(shapes, known, durations, 1, instruments)
 
 
 def make_work(planned: Planned, run: Run, device: Device, spec: ExperimentSpec) -> Work:
