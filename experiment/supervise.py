@@ -272,30 +272,48 @@ def find_reason(returncode: int, asked: str | None, *, out_of_memory: bool = Fal
 
 
 def count_memory_kills(root: Path = ROOT) -> dict[str, int]:
-    """Give how many processes the kernel has killed for memory so far: on the machine, and in our control groups.
+    """Give how many processes the kernel has killed for memory so far, by the file that says so.
+
+    Our control groups count their own; only without any, those of the whole machine say something.
 
     Args:
         root: where `proc` and `sys` are.
     """
-    files = [root / "proc/vmstat"]
+    counts = {str(file): count for file in list_group_events(root) if (count := read_kills(file)) is not None}
+    machine = root / "proc/vmstat"
+    return counts or {str(machine): read_kills(machine) or 0}
+
+
+def list_group_events(root: Path) -> list[Path]:
+    """Give the files in which our control groups count, of versions 1 and 2.
+
+    Where a container shows another path than its own, its own group is the mount's top.
+    """
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        groups = []
+        return []
+    files = []
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            files.append(root / "sys/fs/cgroup" / path.lstrip("/") / "memory.events")
+            top, name = root / "sys/fs/cgroup", "memory.events"
         elif "memory" in controllers.split(","):
-            files.append(root / "sys/fs/cgroup/memory" / path.lstrip("/") / "memory.oom_control")
-    counts: dict[str, int] = {}
-    for file in files:
-        try:
-            lines = file.read_text().splitlines()
-        except OSError:  # a kernel without it, or a container that doesn't show it
+            top, name = root / "sys/fs/cgroup/memory", "memory.oom_control"
+        else:
             continue
-        counts |= {str(file): int(line.split()[1]) for line in lines if line.startswith("oom_kill ")}
-    return counts
+        own = top / path.lstrip("/") / name
+        files.append(own if own.exists() else top / name)
+    return files
+
+
+def read_kills(file: Path) -> int | None:
+    """Give the kernel's count in a file; None where there is none."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 def has_risen(before: dict[str, int], after: dict[str, int]) -> bool:

@@ -55,7 +55,7 @@ DIFFUSION_KEYS = {
 }  # fmt: skip
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--yes", "--no-count", "--rerun",
-    "--retry", "--timeout", "--log-root", "--plain", "--no-report",
+    "--jobs-per-gpu", "--retry", "--timeout", "--log-root", "--plain", "--no-report",
 }  # fmt: skip
 PLAY_FLAGS = {
     "record": {

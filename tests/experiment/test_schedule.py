@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment.schedule import Ending, Verdict, count_threads, decide_after, is_hopeless, make_slots
+from experiment.schedule import Company, Ending, Verdict, count_threads, decide_after, is_hopeless, make_slots
 
 
 @settings(deadline=None)
