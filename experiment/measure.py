@@ -76,7 +76,7 @@ def _leave_out_reals(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _leave_out_reals(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
-        if not isinstance(value, float)
+        if value is not None and not isinstance(value, float)
     }
 
 
@@ -118,7 +118,8 @@ def _read_sizes(path: Path) -> tuple[int, int]:
 
 def find_saved_step(run: Run) -> int:
     """Give the step of a run's newest finished checkpoint, 0 without one."""
-    return max((stored.step for stored in list_stored(run.checkpoints_dir, "step") if stored.manifest), default=0)
+    stored = list_stored(run.checkpoints_dir, "step")
+    return max((checkpoint.step for checkpoint in stored if not checkpoint.is_unfinished()), default=0)
 
 
 def has_cycled(run: Run, shape: Shape, since: int) -> bool:
