@@ -207,3 +207,16 @@ def test_a_run_that_was_started_alone_goes_on_by_its_own_command(run: Run, capsy
     text = read_why(run, capsys)
     assert "its settings were refused. The same command tries it again" in text
     assert "the terminal it was started from" in text
+
+
+def test_a_run_out_of_memory_is_said_to_have_been_alone_if_it_was(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(run, 1)
+    end(run, 1, -9, "oom")
+    assert "ended with -9 after 12 s: out of memory." in read_why(run, capsys)
+    assert "alone" not in read_why(run, capsys)
+    begin(run, 2, launched=False)
+    append_event(run.events_path, "started", run.id, attempt=2, placed="alone")
+    end(run, 2, 86, "oom")
+    shown = read_why(run, capsys)
+    assert "out of memory. It had run out of memory beside others before, and then did so alone." in shown
+    assert "--rerun" in shown
