@@ -48,7 +48,7 @@ def read_count(text: str) -> int:
 def read_jobs(text: str) -> int | str:
     """Give a number of runs at a time, or `auto`."""
     if text != AUTO and (not text.isdecimal() or int(text) < 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of at least 1 nor {AUTO}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1, nor {AUTO}")
     return text if text == AUTO else int(text)
 
 

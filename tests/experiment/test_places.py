@@ -96,8 +96,8 @@ def test_flags_win_over_num_workers_and_jobs_per_gpu_counts_for_each(
         (["-j", "2", "--jobs-per-gpu", "2"], "give one of them"),
         (["-j", "auto", "--jobs-per-gpu", "2"], "give one of them"),
         (["-g", "cpu", "--jobs-per-gpu", "2"], "-j auto finds out"),
-        (["-j", "all"], "neither a whole number of at least 1 nor auto"),
-        (["-j", "0"], "neither a whole number of at least 1 nor auto"),
+        (["-j", "all"], "not a whole number of at least 1, nor auto"),
+        (["-j", "0"], "not a whole number of at least 1, nor auto"),
     ],
 )
 def test_numbers_of_runs_that_mean_nothing_are_refused(
