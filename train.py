@@ -185,6 +185,7 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     from training.manifest import CheckpointError
     from training.measures import MeasureError
     from training.metrics import MetricsError
+    from training.resources import is_out_of_memory
     from training.session import RunFolderError
 
     torch.set_num_threads(threads)
@@ -197,19 +198,16 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     except SettingsError as error:
         print(error, file=sys.stderr)
         return CONFIG
-    except (torch.OutOfMemoryError, MemoryError):
-        traceback.print_exc()
-        return OUT_OF_MEMORY
     except (CheckpointError, MeasureError, MetricsError, RunFolderError) as error:
         print(error, file=sys.stderr)
         return ERROR
     except OSError as error:
         traceback.print_exc()
         print(f"{error.filename or run.folder}: {error.strerror or error}", file=sys.stderr)
-        return ERROR
-    except Exception:
+        return OUT_OF_MEMORY if is_out_of_memory(error) else ERROR
+    except Exception as error:
         traceback.print_exc()
-        return ERROR
+        return OUT_OF_MEMORY if is_out_of_memory(error) else ERROR
 
 
 def take_over_lock(run: Run) -> bool:

@@ -26,6 +26,8 @@ exit codes: 0 all done; 1 finished with failed runs; 2 bad spec or usage, nothin
 SIGHUP
 """
 
+AUTO = "auto"
+"""`-j auto`: as many runs at a time as fit."""
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -44,6 +46,13 @@ def read_count(text: str) -> int:
     return int(text)
 
 
+def read_jobs(text: str) -> int | str:
+    """Give a number of runs at a time, or `auto`."""
+    if text != AUTO and (not text.isdecimal() or int(text) < 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1, nor {AUTO}")
+    return text if text == AUTO else int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -60,7 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
         "-e", dest="spec", type=Path, metavar="SPEC", help="the spec (a view also takes logs/<exp_name>)"
     )
     parser.add_argument("-g", dest="gpus", metavar="GPUS", default="all", help="0, or 0,1, or all (default), or cpu")
-    parser.add_argument("-j", dest="jobs", type=read_count, metavar="N", help="runs at a time")
+    parser.add_argument(
+        "-j", dest="jobs", type=read_jobs, metavar="N|auto", help="runs at a time; auto measures how many fit"
+    )
+    parser.add_argument("--jobs-per-gpu", type=read_count, metavar="N", help="runs at a time on each GPU")
     parser.add_argument("-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="over the spec")
     parser.add_argument("--only", action="append", default=[], metavar="KEY=VALUE", help="just these combinations")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show the runs, their ids, sizes and status")

@@ -186,6 +186,8 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         parser.error("--with-current-code goes with reproduce")
     if args.detach and args.dry_run:
         parser.error("--detach goes with a launch, and -n starts nothing")
+    if args.jobs and args.jobs_per_gpu:
+        parser.error("-j is for all devices together and --jobs-per-gpu for each: give one of them")
     spec = load_spec(args.spec, args.overrides)
     if args.dry_run:
         from experiment.dry_run import show_plan
@@ -221,6 +223,14 @@ def launch(
         from experiment.verify import verify_resume
 
         return verify_resume(spec, args, build_config, chosen, remark)
+    if args.jobs_per_gpu and chosen[0].gpu is None:
+        parser.error(
+            "--jobs-per-gpu: this runs on the CPU; -j N says how many runs go at a time there, -j auto finds out"
+        )
     from experiment.sweep import run_sweep
 
-    return run_sweep(spec, args, build_config, gpus, chosen, remark, background)
+    try:
+        return run_sweep(spec, args, build_config, gpus, chosen, remark, background)
+    except devices.DeviceError as error:
+        print(f"{error}; -j auto needs that, --jobs-per-gpu N doesn't", file=sys.stderr)
+        return NO_DEVICE

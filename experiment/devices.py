@@ -68,6 +68,42 @@ def list_gpus() -> list[Gpu]:
     return choose_visible(gpus, os.environ)
 
 
+@dataclass(frozen=True)
+class GpuReading:
+    """A GPU's memory now, in bytes. `by_pid` has the processes that NVML tells of; in a container it may be none."""
+
+    free_bytes: int
+    used_bytes: int
+    by_pid: Mapping[int, int]
+
+
+class GpuMeter:
+    """Reads the memory of GPUs; NVML, which takes its time to open, stays open."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def read(self, uuid: str) -> GpuReading:
+        """Give how a GPU's memory is used now.
+
+        Raises:
+            DeviceError: NVML can't say.
+        """
+        import pynvml
+
+        try:
+            if not self._is_open:
+                pynvml.nvmlInit()
+                self._is_open = True
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except pynvml.NVMLError as error:
+            raise DeviceError(f"the memory of GPU {uuid} can't be read: {error}") from error
+        by_pid = {int(process.pid): int(process.usedGpuMemory) for process in processes if process.usedGpuMemory}
+        return GpuReading(int(memory.free), int(memory.used), by_pid)
+
+
 def read_utilisation(uuid: str) -> int | None:
     """Give the percent of the last second or less in which any kernel ran on a GPU; None where NVML can't say."""
     import pynvml

@@ -23,17 +23,16 @@ from experiment.outcomes import (
     read_ending,
     read_stop_request,
 )
+from experiment.packed import PackedPlaces
+from experiment.places import FixedPlaces, Places
 from experiment.progress import Tally, View, read_progress
 from experiment.run import Run, RunStatus, State, claim_run
 from experiment.schedule import (
     Ending,
-    Slot,
     Verdict,
     count_retries,
     decide_after,
     is_hopeless,
-    make_slots,
-    move_slot,
 )
 
 TICK_S = 1.0
@@ -52,12 +51,10 @@ class Launcher:
     view: View
     waiting: deque[Run] = field(default_factory=deque)
     handles: dict[int, Handle] = field(default_factory=dict)
-    slots: dict[int, Slot] = field(default_factory=dict)
     elsewhere: dict[str, Run] = field(default_factory=dict)
     outcomes: dict[str, RunOutcome] = field(default_factory=dict)
     seen_attempts: dict[str, int] = field(default_factory=dict)
     first_attempts: dict[str, int] = field(default_factory=dict)
-    gone_devices: set[int] = field(default_factory=set)
     signals_heard: int = 0
     finished: list[Ending] = field(default_factory=list)
     finished_on: set[str] = field(default_factory=set)
@@ -65,7 +62,7 @@ class Launcher:
     stop_code: int | None = None
 
     def __post_init__(self) -> None:
-        self.free = make_slots(len(self.devices), self.request.jobs)
+        self.places = open_places(self.devices, self.request)
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> SweepResult:
@@ -76,7 +73,7 @@ class Launcher:
             self.engine.look_at_code()
             while True:
                 self._look_elsewhere()
-                self._fill_slots()
+                self._fill_places()
                 if not self.handles and (self.stop_code is not None or self._is_all_settled()):
                     break
                 if self.waiting:
@@ -84,6 +81,8 @@ class Launcher:
                 self.view.update(list(self.handles.values()), self._tally())
                 for key, _ in self.selector.select(TICK_S):
                     self._attend(key.fd, wakeup)
+                for remark in self.places.look(list(self.handles.values())):
+                    self.view.say(remark)
                 self._hear_stop_request()
                 self.request.beat()
         return SweepResult([self.outcomes[run.id] for run in self.runs if run.id in self.outcomes], self._exit_code())
@@ -110,13 +109,13 @@ class Launcher:
         self._look_elsewhere()
         return not (self.waiting or self.elsewhere)
 
-    def _fill_slots(self) -> None:
-        while self.free and self.waiting and self.stop_code is None:
-            run = self.waiting.popleft()
+    def _fill_places(self) -> None:
+        while self.stop_code is None and (choice := self.places.choose(self.waiting)) is not None:
+            self.waiting.remove(choice.run)
             try:
-                run, lock = claim_run(run)
+                run, lock = claim_run(choice.run)
             except OSError as error:
-                self._give_up(run, error)
+                self._give_up(choice.run, error)
                 return
             if lock is None:
                 self.elsewhere[run.id] = run
@@ -124,24 +123,25 @@ class Launcher:
             if self._was_run_meanwhile(run):
                 os.close(lock)
                 continue
-            slot = self.free.pop(0)
             try:
-                handle = self._start(run, lock, self.devices[slot.device])
+                handle = self._start(run, lock, self.devices[choice.device])
             except StartUnknownError as error:
                 self._note("start unknown", run, message=str(error))
-                self.free.insert(0, slot)
                 self.elsewhere[run.id] = run
                 continue
             except OSError as error:
                 self._give_up(run, error)
                 return
-            self.handles[handle.pidfd], self.slots[handle.pidfd] = handle, slot
+            self.places.begin(choice, handle)
+            self.handles[handle.pidfd] = handle
             self.selector.register(handle.pidfd, selectors.EVENT_READ)
-            self._note("started", run, attempt=handle.attempt, device=handle.device.name, warm=handle.is_warm)
+            how = {"placed": choice.remark} if choice.remark else {}
+            self._note("started", run, attempt=handle.attempt, device=handle.device.name, warm=handle.is_warm, **how)
             for remark in self.engine.take_remarks():
                 self.view.say(remark)
             again = f", attempt {handle.attempt}" if handle.attempt > 1 else ""
-            self.view.say(f"started {run.label}  ({run.id} on {handle.device.name}{again})")
+            remark = f", {choice.remark}" if choice.remark else ""
+            self.view.say(f"started {run.label}  ({run.id} on {handle.device.name}{again}{remark})")
 
     def _give_up(self, run: Run, error: OSError) -> None:
         """Stop the sweep cleanly because nothing can be written any more; what is written stays."""
@@ -200,22 +200,21 @@ class Launcher:
                 self._hear_signal(self.signals.pop(0))
             return
         self.selector.unregister(descriptor)
-        handle, slot = self.handles.pop(descriptor), self.slots.pop(descriptor)
-        ending = handle.collect()
-        self._conclude(handle, slot, ending)
+        handle = self.handles.pop(descriptor)
+        self._conclude(handle, handle.collect())
 
-    def _conclude(self, handle: Handle, slot: Slot, ending: Ending) -> None:
+    def _conclude(self, handle: Handle, ending: Ending) -> None:
         """Decide what the end of an attempt means, and give its place to the next run."""
         run = handle.run
         if ending.reason == "lost":
             self.engine.clear_orphans(self.handles.values())
         left = self._count_left(run, ending)
-        verdict = decide_after(ending, left, self.stop_code is not None, handle.can_move)
-        self._note("ended", run, attempt=handle.attempt, reason=ending.reason, verdict=verdict.value)
+        had_company = self.places.had_company(handle, ending)
+        verdict = decide_after(ending, left, self.stop_code is not None, handle.can_move, had_company)
         if verdict is Verdict.MOVE:
-            self._retire_device(slot, handle, ending)
-        else:
-            self.free.append(slot)
+            self._retire_device(handle, ending)
+        measured = self.places.end(handle, ending)
+        self._note("ended", run, attempt=handle.attempt, reason=ending.reason, verdict=verdict.value, **measured)
         if verdict is Verdict.DONE:
             self._settle(RunOutcome(run, State.DONE, ending))
             self.view.say(f"done    {run.label}{_say_return(run)}")
@@ -227,6 +226,10 @@ class Launcher:
             works = any(finished.reason == "ok" for finished in self.finished)
             (self.waiting.append if works else self.waiting.appendleft)(run)
             self.view.say(f"failed  {run.label} ({ending.reason}): {ending.message}; trying again, {left - 1} left")
+        elif verdict is Verdict.ALONE:
+            self.places.isolate(run, ending)
+            self.waiting.append(run)
+            self.view.say(f"failed  {run.label} (oom): {ending.message}; once more alone, when there is room for that")
         elif verdict is Verdict.FAILED:
             self._settle(RunOutcome(run, State.FAILED, ending))
             self._say_failure(handle, ending)
@@ -235,15 +238,10 @@ class Launcher:
             self.finished_on.add(handle.device.name)
             self._break_circuit()
 
-    def _retire_device(self, slot: Slot, handle: Handle, ending: Ending) -> None:
+    def _retire_device(self, handle: Handle, ending: Ending) -> None:
         """Stop using a device that is gone, and let its run move on to another one."""
-        self.gone_devices.add(slot.device)
-        self.free = [place for place in self.free if place.device != slot.device]
         self.view.say(f"device {handle.device.name} is gone: {ending.message}")
-        others = [place for place in (*self.free, *self.slots.values()) if place.device != slot.device]
-        if taken_over := move_slot(slot, others, len(self.devices), self.gone_devices):
-            self.free.append(taken_over)
-        if others or taken_over:
+        if self.places.retire(handle):
             self.waiting.appendleft(handle.run)
             return
         self._settle(RunOutcome(handle.run, State.FAILED, ending))
@@ -353,6 +351,13 @@ def launch_runs(
     have written their checkpoints. The first SIGINT, SIGTERM or SIGHUP asks for that; the next kills.
     """
     return Launcher(runs, engine, devices, request, view).run()
+
+
+def open_places(devices: Sequence[Device], request: Request) -> Places:
+    """Give the places that were asked for: a fixed number, or as many as fit."""
+    if request.packing is None:
+        return FixedPlaces(len(devices), request.jobs)
+    return PackedPlaces(devices, request.packing)
 
 
 def _say_return(run: Run) -> str:

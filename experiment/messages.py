@@ -43,7 +43,8 @@ def announce(
     threads = f"{limits.threads} thread{'s' * (limits.threads > 1)} each"
     before = f", {failed} failed before" if failed else ""
     to_run = len(runs) - done - failed
-    view.say(f"{len(runs)} runs: {done} done{before}, {to_run} to run; {request.jobs} at a time on {places}, {threads}")
+    jobs = request.jobs if request.packing is None else "as many as fit"
+    view.say(f"{len(runs)} runs: {done} done{before}, {to_run} to run; {jobs} at a time on {places}, {threads}")
 
 
 def sum_up(view: View, result: SweepResult, runs: Sequence[Run], args: Namespace) -> None:
@@ -99,6 +100,7 @@ def describe_command(args: Namespace) -> str:
     words = ["-e", str(args.spec), "-g", args.gpus]
     words += ["-j", str(args.jobs)] if args.jobs else []
     words += ["--no-warm"] if args.no_warm else []
+    words += ["--jobs-per-gpu", str(args.jobs_per_gpu)] if args.jobs_per_gpu else []
     words += ["--log-root", str(args.log_root)] if args.log_root != Path("logs") else []
     for override in args.overrides:
         words += ["-o", override]

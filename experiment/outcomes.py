@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiment.devices import Device
 from experiment.engines.local import Work, describe_ending
+from experiment.packed import Packing
 from experiment.run import Run, RunStatus, State
 from experiment.schedule import DEVICE_GONE, RESUMES_AFTER_KILL, Ending, was_killed
 
@@ -46,6 +47,7 @@ class Request:
         stop_seen: what was in it when the launch began.
         rerun_command: gives a command to paste that runs just one run again.
         beat: is called about once a second while the launch lives.
+        packing: what decides how many runs fit at a time; None where their number is fixed.
     """
 
     work: Callable[[Run, Device], Work]
@@ -57,6 +59,7 @@ class Request:
     stop_seen: bytes | None
     rerun_command: Callable[[Run], str]
     beat: Callable[[], None] = lambda: None
+    packing: Packing | None = None
 
 
 def find_checkpoint_step(run: Run) -> int:

@@ -18,6 +18,7 @@ class Verdict(Enum):
     RETRY = "retry"
     STOPPED = "stopped"
     MOVE = "move"
+    ALONE = "alone"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ def make_slots(devices: int, jobs: int) -> list[Slot]:
     return [Slot(number % devices, number // devices) for number in range(jobs)]
 
 
-def decide_after(ending: Ending, retries_left: int, stopping: bool, can_move: bool) -> Verdict:
+def decide_after(
+    ending: Ending, retries_left: int, stopping: bool, can_move: bool, had_company: bool = False
+) -> Verdict:
     """Say what becomes of a run whose attempt ended so.
 
     Settings that were refused (`config`) are never tried again.
@@ -52,6 +55,7 @@ def decide_after(ending: Ending, retries_left: int, stopping: bool, can_move: bo
         retries_left: what `count_retries` grants, less what was used.
         stopping: whether nothing is to be started any more.
         can_move: whether exit code 3 means a vanished device (our trainer, on a GPU): the run moves to another one.
+        had_company: whether others of ours ran beside it: out of memory, it is tried once more alone.
     """
     if ending.reason == "ok":
         return Verdict.DONE
@@ -61,6 +65,8 @@ def decide_after(ending: Ending, retries_left: int, stopping: bool, can_move: bo
         return Verdict.FAILED
     if can_move and ending.returncode == DEVICE_GONE:
         return Verdict.MOVE
+    if ending.reason == "oom" and had_company:
+        return Verdict.ALONE
     if ending.reason != "config" and retries_left > 0:
         return Verdict.RETRY
     return Verdict.FAILED
@@ -104,3 +110,30 @@ def is_hopeless(endings: Sequence[Ending], runs: int) -> bool:
 def count_threads(cores: int, jobs: int) -> int:
     """Give the threads for each of so many runs at a time: two threads on a busy core are slower than one."""
     return max(1, cores // jobs)
+
+
+class Company:
+    """Which of the running runs ever had another one beside them, on their device and on the machine."""
+
+    def __init__(self) -> None:
+        self._devices: dict[str, int] = {}
+        self._on_device: set[str] = set()
+        self._on_machine: set[str] = set()
+
+    def begin(self, key: str, device: int) -> None:
+        """Note that a run has started on a device."""
+        for other, there in self._devices.items():
+            self._on_machine |= {key, other}
+            if there == device:
+                self._on_device |= {key, other}
+        self._devices[key] = device
+
+    def end(self, key: str) -> None:
+        """Forget a run that is over."""
+        del self._devices[key]
+        self._on_device.discard(key)
+        self._on_machine.discard(key)
+
+    def mattered(self, key: str, ending: Ending) -> bool:
+        """Tell whether others may have taken the memory that a run lacked: any at all, if the kernel killed it."""
+        return key in (self._on_machine if ending.returncode == KILLED else self._on_device)

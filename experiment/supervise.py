@@ -29,6 +29,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 REASONS = {0: "ok", 2: "config", 75: "requeue", 86: "oom", 87: "health"}
 CANNOT_START = 127
+ROOT = Path("/")
 MAX_POLL_MS = 2**31 - 1
 """The longest that poll can wait, 24.8 days; a longer deadline is looked at again then."""
 
@@ -74,7 +75,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the training, wait for it, clear up after it, write how it ended."""
-        started = time.monotonic()
+        started, kills = time.monotonic(), count_memory_kills()
         wakeup = self._catch_signals()
         self.pid = self.start(self.job)
         status, usage = self._wait_for_end(wakeup)
@@ -84,7 +85,7 @@ class Supervisor:
             Path(self.job.run_dir),
             self.job.attempt,
             returncode,
-            find_reason(returncode, self.asked),
+            find_reason(returncode, self.asked, out_of_memory=has_risen(kills, count_memory_kills())),
             {
                 "wall_s": round(time.monotonic() - started, 3),
                 "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
@@ -253,10 +254,11 @@ def list_children(parent: int) -> list[int]:
     return children
 
 
-def find_reason(returncode: int, asked: str | None) -> str:
+def find_reason(returncode: int, asked: str | None, *, out_of_memory: bool = False) -> str:
     """Say why an attempt ended, in the words of `exit.json`.
 
-    A training that ended in any other way than of its own after it was asked to stop is one to go on with.
+    A training that ended in any other way than of its own after it was asked to stop is one to go on with. One that was
+    killed although nobody asked, while the kernel killed for memory, was the one.
     """
     if returncode in REASONS:
         return REASONS[returncode]
@@ -264,7 +266,59 @@ def find_reason(returncode: int, asked: str | None) -> str:
         return "timeout"
     if asked is not None:
         return "requeue"
+    if returncode == -signal.SIGKILL and out_of_memory:
+        return "oom"
     return "signal" if returncode < 0 else "error"
+
+
+def count_memory_kills(root: Path = ROOT) -> dict[str, int]:
+    """Give how many processes the kernel has killed for memory so far, by the file that says so.
+
+    Our control groups count their own; only without any, those of the whole machine say something.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    counts = {str(file): count for file in list_group_events(root) if (count := read_kills(file)) is not None}
+    machine = root / "proc/vmstat"
+    return counts or {str(machine): read_kills(machine) or 0}
+
+
+def list_group_events(root: Path) -> list[Path]:
+    """Give the files in which our control groups count, of versions 1 and 2.
+
+    Where a container shows another path than its own, its own group is the mount's top.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, name = root / "sys/fs/cgroup", "memory.events"
+        elif "memory" in controllers.split(","):
+            top, name = root / "sys/fs/cgroup/memory", "memory.oom_control"
+        else:
+            continue
+        own = top / path.lstrip("/") / name
+        files.append(own if own.exists() else top / name)
+    return files
+
+
+def read_kills(file: Path) -> int | None:
+    """Give the kernel's count in a file; None where there is none."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def has_risen(before: dict[str, int], after: dict[str, int]) -> bool:
+    """Tell whether any count is higher than it was."""
+    return any(count > before.get(name, count) for name, count in after.items())
 
 
 def write_ending(run_dir: Path, attempt: int, returncode: int, reason: str, usage: dict[str, float]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from experiment.arguments import AUTO
 from experiment.detach import LOG_NAME, Background
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
@@ -23,9 +24,11 @@ from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_
 from experiment.finishing import describe_result, note_missing, run_on_finish
 from experiment.launch import launch_runs
 from experiment.lock_check import check_locks
+from experiment.measure import find_shape, recall_shapes
 from experiment.messages import announce, describe_command, rerun_command, runner_command, sum_up
 from experiment.metadata import OUR_TRAINER
 from experiment.outcomes import Request, SweepResult, read_stop_request
+from experiment.packed import Packing, make_instruments
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
@@ -88,6 +91,7 @@ def run_sweep(
         except (PreflightError, ViewError) as error:
             print(error, file=sys.stderr)
             return BAD_SPEC
+        packing = make_packing(plan, experiment_dir, devices) if args.jobs == AUTO else None
         experiment_dir.mkdir(parents=True, exist_ok=True)
         check_locks(experiment_dir)
         refuse_unseen(experiment_dir)
@@ -95,7 +99,8 @@ def run_sweep(
         write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
         write_plan(experiment_dir / "plan.jsonl", spec, plan)
         jobs = min(choose_jobs(spec, args, devices), len(runs))
-        limits = Limits(threads=count_threads(count_cores(), jobs), timeout_s=args.timeout)
+        threads = count_threads(count_cores(), jobs) if packing is None else packing.threads
+        limits = Limits(threads=threads, timeout_s=args.timeout)
         request = Request(
             work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
             jobs=jobs,
@@ -105,6 +110,7 @@ def run_sweep(
             stop_path=experiment_dir / STOP_NAME,
             stop_seen=stop_seen,
             rerun_command=lambda run: rerun_command(args, run),
+            packing=packing,
         )
         command = describe_command(args)
         log = experiment_dir / LOG_NAME if background else None
@@ -117,7 +123,8 @@ def run_sweep(
                 warm.begin()
         who: dict[str, Any] = {"pid": presence.runner.pid, "host": presence.runner.host}
         events = experiment_dir / "events.jsonl"
-        append_event(events, "launched", runs=len(runs), jobs=jobs, code_version=version, command=command, **who)
+        asked = jobs if packing is None else AUTO
+        append_event(events, "launched", runs=len(runs), jobs=asked, code_version=version, command=command, **who)
         engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, code, gpus), warm)
         view = open_view(args.plain, totals)
         with contextlib.closing(view):
@@ -234,11 +241,31 @@ def choose_reruns(wanted: str | None, plan: Plan) -> set[str]:
 
 
 def choose_jobs(spec: ExperimentSpec, args: Namespace, devices: Sequence[Device]) -> int:
-    """Give how many runs go at a time: `-j`, `num_workers`, one per GPU, or one per core on a CPU."""
+    """Give how many runs go at a time at most: as asked for, `num_workers`, one per GPU, or one per core on a CPU."""
+    if args.jobs == AUTO:
+        return count_cores()
+    if args.jobs_per_gpu:
+        return len(devices) * int(args.jobs_per_gpu)
     wanted: int | None = args.jobs or spec.meta.num_workers
     if wanted is not None:
         return wanted
     return len(devices) if devices[0].gpu is not None else count_cores()
+
+
+def make_packing(plan: Plan, experiment_dir: Path, devices: Sequence[Device]) -> Packing:
+    """Give what `-j auto` goes by: the shapes of all runs, what finished ones have taken, a thread for each.
+
+    Raises:
+        DeviceError: the memory of a GPU can't be read.
+    """
+    instruments = make_instruments()
+    for device in devices:
+        if device.gpu is not None:
+            instruments.gpu(device.gpu.uuid)
+    shapes = {run.id: find_shape(plan.check_again(run.id)) for run in plan.runs}
+    on_gpu = devices[0].gpu is not None
+    known, durations = recall_shapes(plan.runs, shapes, experiment_dir / "events.jsonl", on_gpu=on_gpu)
+    return Packing(shapes, known, durations, 1, instruments)
 
 
 def make_work(planned: Planned, run: Run, device: Device, spec: ExperimentSpec) -> Work:

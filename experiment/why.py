@@ -94,6 +94,11 @@ class Case:
             return True
         return any(event.get("attempt") == self.status.attempt for event in launches)
 
+    def was_alone(self) -> bool:
+        """Tell whether its last attempt was started alone, an earlier one having run out of memory."""
+        mine = [event for event in self.events if event["event"] == "started" and event["run"] == self.run.id]
+        return bool(mine) and mine[-1].get("placed") == "alone"
+
     def command(self) -> str:
         """Give the command that goes on with it, ready to paste."""
         launched = self.last_event("launched")
@@ -211,6 +216,8 @@ def explain_failed(case: Case) -> tuple[list[str], str]:
     meaning = REASONS.get(ending["reason"], end.message)
     how = f"ended with {ending['returncode']}{_say_wall(ending)}"
     sentences = [f"its last attempt ({case.status.attempt}) {how}: {meaning}."]
+    if ending["reason"] == "oom" and case.was_alone():
+        sentences.append("It had run out of memory beside others before, and then did so alone.")
     failures = run.count_failures(0)
     if failures > 1:
         sentences.append(f"It has failed {failures} times.")

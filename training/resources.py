@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import resource
 import struct
@@ -45,6 +46,16 @@ def read_gpu_utilisation(device: str) -> dict[str, float]:
         return {}
     percent = read_utilisation(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     return {} if percent is None else {"time/gpu_utilisation": float(percent)}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory is short. On the CPU torch has no class for it."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "std::bad_alloc" in text)
 
 
 def measure_replay_bytes(state: object) -> int:

@@ -111,6 +111,8 @@ def describe_ending(ending: Mapping[str, Any], console: Path) -> Ending:
     """Give how an attempt ended, with what says it best: the signal that ended it, or the last line of its log."""
     returncode = int(ending["returncode"])
     if returncode < 0:
+        if ending["reason"] == "oom":
+            return Ending("oom", returncode, "killed by the kernel, which was out of memory")
         return Ending(ending["reason"], returncode, f"ended by {signal.Signals(-returncode).name}")
     return Ending(ending["reason"], returncode, last_line(console))
 

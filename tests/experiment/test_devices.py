@@ -3,7 +3,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiment.devices import CPU, DeviceError, Gpu, choose_devices, choose_visible, count_cores, read_utilisation
+from experiment.devices import (
+    CPU,
+    DeviceError,
+    Gpu,
+    GpuMeter,
+    GpuReading,
+    choose_devices,
+    choose_visible,
+    count_cores,
+    read_utilisation,
+)
 
 GPUS = [Gpu(index, index, f"GPU-{index}{index}", "A", 80) for index in range(4)]
 
@@ -83,6 +93,14 @@ class FakeNvml:
             raise self.NVMLError("not found")
         return uuid
 
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
+        self._may_fail("memory")
+        return SimpleNamespace(total=80, free=30, used=50)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        sizes: dict[int, int | None] = {7: 20, 8: None}
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in sizes.items()]
+
     def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
         self._may_fail("rates")
         return SimpleNamespace(gpu=37, memory=5)
@@ -99,3 +117,20 @@ def test_utilisation_is_a_percentage_or_nothing(
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert read_utilisation(uuid) == percent
     assert nvml.opened == 0
+
+
+def test_a_gpus_memory_is_told_with_the_processes_that_nvml_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    meter = GpuMeter()
+    assert meter.read("GPU-00") == meter.read("GPU-00") == GpuReading(30, 50, {7: 20})
+    assert nvml.opened == 1
+
+
+@pytest.mark.parametrize(("broken", "uuid"), [("init", "GPU-00"), ("memory", "GPU-00"), ("", "GPU-11")])
+def test_memory_that_nvml_can_not_read_is_an_error_that_names_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, broken: str, uuid: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(broken))
+    with pytest.raises(DeviceError, match=uuid):
+        GpuMeter().read(uuid)

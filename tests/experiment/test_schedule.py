@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment.schedule import Ending, Verdict, count_threads, decide_after, is_hopeless, make_slots
+from experiment.schedule import Company, Ending, Verdict, count_threads, decide_after, is_hopeless, make_slots
 
 
 @settings(deadline=None)
@@ -40,6 +40,35 @@ def test_threads_never_oversubscribe_cores_beyond_one_each(cores: int, jobs: int
 )
 def test_what_an_ending_means(ending: Ending, retries: int, stopping: bool, verdict: Verdict) -> None:
     assert decide_after(ending, retries, stopping, can_move=True) is verdict
+
+
+@pytest.mark.parametrize(
+    ("ending", "retries", "stopping", "verdict"),
+    [
+        (Ending("oom", 86), 0, False, Verdict.ALONE),
+        (Ending("oom", -9), 3, False, Verdict.ALONE),
+        (Ending("oom", 86), 0, True, Verdict.FAILED),
+        (Ending("error", 1), 0, False, Verdict.FAILED),
+    ],
+)
+def test_what_ran_out_of_memory_beside_others_is_tried_again_alone(
+    ending: Ending, retries: int, stopping: bool, verdict: Verdict
+) -> None:
+    assert decide_after(ending, retries, stopping, can_move=False, had_company=True) is verdict
+
+
+def test_on_another_device_only_the_machines_memory_is_shared() -> None:
+    company = Company()
+    for key, device in (("a", 0), ("b", 1), ("c", 1)):
+        company.begin(key, device)
+    company.end("c")
+    cuda, killed = Ending("oom", 86), Ending("oom", -9)
+    assert [company.mattered(key, cuda) for key in "ab"] == [False, True]
+    assert [company.mattered(key, killed) for key in "ab"] == [True, True]
+    company.end("b")
+    company.end("a")
+    company.begin("a", 0)
+    assert not company.mattered("a", killed)
 
 
 def test_without_a_device_to_lose_exit_code_three_is_a_failure() -> None:

@@ -248,6 +248,98 @@ def test_a_time_limit_stops_politely_and_kills_after_the_grace(tmp_path: Path, s
     assert stubborn.list_processes() == []
 
 
+def write_counts(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_DOT_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_a_control_group_counts_what_was_killed_for_memory_in_it_and_the_machine_only_without_one(
+    tmp_path: Path,
+) -> None:
+    vmstat = {"proc__vmstat": "nr_free_pages 12\noom_kill 7\n"}
+    bare = write_counts(tmp_path / "bare", **vmstat)
+    assert list(supervise.count_memory_kills(bare).values()) == [7]
+    second = write_counts(tmp_path / "v2", **vmstat, proc__self__cgroup="0::/job/step\n")
+    write_counts(second, sys__fs__cgroup__job__step__memory_DOT_events="oom 9\noom_kill 2\noom_group_kill 0\n")
+    assert list(supervise.count_memory_kills(second).values()) == [2]
+    first = write_counts(tmp_path / "v1", **vmstat, proc__self__cgroup="9:name=x:/\n4:cpu,memory:/job\n0::/\n")
+    write_counts(first, sys__fs__cgroup__memory__job__memory_DOT_oom_control="under_oom 0\noom_kill 3\n")
+    assert list(supervise.count_memory_kills(first).values()) == [3]
+    inside = write_counts(tmp_path / "container", **vmstat, proc__self__cgroup="0::/somewhere/else\n")
+    write_counts(inside, sys__fs__cgroup__memory_DOT_events="oom_kill 4\n")
+    assert list(supervise.count_memory_kills(inside).values()) == [4]
+    assert list(supervise.count_memory_kills(tmp_path / "nothing").values()) == [0]
+
+
+def test_only_a_count_that_was_there_before_can_rise() -> None:
+    assert supervise.has_risen({"a": 1, "b": 2}, {"a": 1, "b": 3})
+    assert not supervise.has_risen({"a": 1}, {"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize(
+    ("returncode", "asked", "out_of_memory", "reason"),
+    [
+        (-9, None, True, "oom"),
+        (-9, None, False, "signal"),
+        (-9, "kill", True, "requeue"),
+        (-11, None, True, "signal"),
+        (1, None, True, "error"),
+        (0, None, True, "ok"),
+        (86, None, False, "oom"),
+    ],
+)
+def test_a_kill_that_nobody_asked_for_while_memory_ran_out_is_one_for_memory(
+    returncode: int, asked: str | None, out_of_memory: bool, reason: str
+) -> None:
+    assert supervise.find_reason(returncode, asked, out_of_memory=out_of_memory) == reason
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group for memory of 96 MiB, where the machine lets one be made."""
+    version_1 = Path("/sys/fs/cgroup/memory")
+    top, limit = (version_1, "memory.limit_in_bytes") if version_1.is_dir() else (Path("/sys/fs/cgroup"), "memory.max")
+    group = top / f"gridpilot_test_{uuid.uuid4().hex}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        (group / limit).write_text(str(96 * 2**20))
+        for name in ("memory.swap.max", "memory.swappiness"):
+            if (group / name).exists():
+                (group / name).write_text("0")
+        (group / "cgroup.procs").open("a").close()
+    except OSError as error:
+        group.rmdir()
+        pytest.skip(f"memory can't be limited in a control group here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_a_training_that_the_kernel_kills_for_memory_ended_out_of_memory(tmp_path: Path, small_group: Path) -> None:
+    run = Run.create_path(tmp_path, "run", "0123456789abcdef")
+    run.attempt_dir(1).mkdir(parents=True)
+    reader, writer = os.pipe()
+    lock = acquire_lock(run.lock_path)
+    assert lock is not None
+    greedy = "held = [bytearray(b'x' * 2**20) for _ in range(2**10)]"
+    job = supervise.Job(lock, reader, str(run.folder), 1, [sys.executable, "-IS", "-c", greedy], None, 1.0, 1.0)
+    arguments = [sys.executable, "-IS", supervise.__file__, json.dumps(asdict(job))]
+    join = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+    words = [sys.executable, "-IS", "-c", join, str(small_group / "cgroup.procs"), *arguments]
+    subprocess.run(words, pass_fds=[lock, reader], check=True, timeout=60)
+    for descriptor in (reader, writer, lock):
+        os.close(descriptor)
+    ending = run.read_exit(1)
+    assert ending is not None
+    assert (ending["reason"], ending["returncode"]) == ("oom", -9)
+    assert run.status().reason == "oom"
+
+
 def test_a_killed_supervisor_takes_its_training_along(tmp_path: Path, started: list[Supervised]) -> None:
     supervised = Supervised(tmp_path, POLITE)
     started.append(supervised)

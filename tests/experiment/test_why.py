@@ -218,3 +218,16 @@ def test_a_pending_run_names_the_runner_that_is_at_work(run: Run, capsys: pytest
     )
     presence.leave()
     assert "At work" not in read_why(run, capsys)
+
+
+def test_a_run_out_of_memory_is_said_to_have_been_alone_if_it_was(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(run, 1)
+    end(run, 1, -9, "oom")
+    assert "ended with -9 after 12 s: out of memory." in read_why(run, capsys)
+    assert "alone" not in read_why(run, capsys)
+    begin(run, 2, launched=False)
+    append_event(run.events_path, "started", run.id, attempt=2, placed="alone")
+    end(run, 2, 86, "oom")
+    shown = read_why(run, capsys)
+    assert "out of memory. It had run out of memory beside others before, and then did so alone." in shown
+    assert "--rerun" in shown
