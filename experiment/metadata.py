@@ -38,6 +38,7 @@ class MetaData:
         job_name: template of the runs' labels, `run_{seed}`; None for the swept keys.
         samples: how many points are drawn for the random variables; None where there are none.
         samples_seed: with other seeds these are other points.
+        extend: whether runs that are there with fewer `max_timesteps` are gone on from.
         runs_trainer: whether the script is our `train.py`, whose settings can be checked.
         script_file: the script's place, to be started.
     """
@@ -50,6 +51,7 @@ class MetaData:
     job_name: str | None = None
     samples: int | None = None
     samples_seed: int = 0
+    extend: bool = False
     runs_trainer: bool = True
     script_file: str = TRAINING_SCRIPT
 
@@ -125,6 +127,7 @@ class _MetaReader:
             job_name=self._take_text("job_name") or None,
             samples=self._read_count("samples", MAX_COMBINATIONS),
             samples_seed=self._read_samples_seed(),
+            extend=self._read_extend(script if os.path.realpath(file) != str(OUR_TRAINER) else None),
             runs_trainer=os.path.realpath(file) == str(OUR_TRAINER),
             script_file=file,
         )
@@ -189,6 +192,18 @@ class _MetaReader:
             self._refuse("samples_seed", f"samples_seed must be a whole number >= 0, got {show_value(value)}")
             return 0
         return value
+
+    def _read_extend(self, foreign: str | None) -> bool:
+        value = self._take("extend")
+        if "extend" not in self._settings:
+            return False
+        if not isinstance(value, bool):
+            hint = "; a base spec is named by extends" if isinstance(value, str) else ""
+            self._refuse("extend", f"extend must be true or false, got {show_value(value)}{hint}")
+            return False
+        if value and foreign is not None:
+            self._refuse("extend", f"extend goes on from runs of {TRAINING_SCRIPT}; {foreign} is not ours")
+        return bool(value)
 
     def _read_imports(self) -> tuple[str, ...]:
         names = self._take("imports")

@@ -22,6 +22,7 @@ META_KEYS = (
     "extends",
     "imports",
     "job_name",
+    "extend",
     *SAMPLE_KEYS,
     "using_gpus",
 )
