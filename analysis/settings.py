@@ -25,7 +25,8 @@ def tabulate_settings(data: ExperimentData) -> Table:
                 values.setdefault(canonical(settings[key]), show_value(settings[key]))
             else:
                 values.setdefault(MISSING, MISSING)
-        rows.append((key, "swept" if key in data.swept else "constant", ", ".join(values.values())))
+        role = "swept" if key in data.swept else "constant" if len(values) == 1 else "of each run its own"
+        rows.append((key, role, ", ".join(values.values())))
     return Table(
         name="settings",
         title="Settings",

@@ -6,9 +6,11 @@ keys because they are two experiments: which of them a run is must not depend on
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,7 @@ FREE = ("max_timesteps", *PARENT_KEYS, "eval_freq", "num_eval", "num_final_eval"
 """Settings that a run may have otherwise than the one whose state it goes on with: none of them moves training."""
 
 _HEX = re.compile(r"[0-9a-f]+")
+_SETTLED = re.compile(rf"(.*__)?[0-9a-f]{{{ID_LENGTH}}}")
 _MOST_SHOWN = 6
 
 
@@ -148,15 +151,17 @@ def find_parent(experiment_dir: Path, settings: Mapping[str, Any], folders: Mapp
 
     Args:
         experiment_dir: where the run is that begins from it.
-        settings: flat; see `settle_parent`.
+        settings: with names as `settle_parent` gives them; others, which a script that isn't ours may have under these
+            keys, name nothing.
         folders: the runs of the same experiment, by id.
     """
     for key in PARENT_KEYS:
         value = settings.get(key)
-        if value is not None and "__" in value:
+        if not isinstance(value, str) or not _SETTLED.fullmatch(value):
+            continue
+        if "__" in value:
             return Parent(Run.open(Path(value)), key)
-        if value is not None:
-            return Parent(folders.get(value) or Run.create_path(experiment_dir, "gone", value), key)
+        return Parent(folders.get(value) or Run.create_path(experiment_dir, "gone", value), key)
     return None
 
 
@@ -243,4 +248,41 @@ def _list_differing(config: CheckedConfig, before: CheckedConfig, keys: list[str
 def find_parent_id(settings: Mapping[str, Any]) -> str | None:
     """Give the id of the parent that settings name, None where they name none."""
     named = (settings.get(key) for key in PARENT_KEYS)
-    return next((name_parent(value) for value in named if isinstance(value, str)), None)
+    return next((name_parent(value) for value in named if isinstance(value, str) and _SETTLED.fullmatch(value)), None)
+
+
+def find_needed(experiment_dir: Path) -> dict[str, list[str]]:
+    """Give the runs of an experiment that others will begin from, each with the ids of those.
+
+    Such a one, planned or started in this experiment or in another beside it, isn't done and has no checkpoint yet.
+    """
+    needed: dict[str, list[str]] = {}
+    for other in sorted({path.parent for path in experiment_dir.parent.glob("*/plan.jsonl")} | {experiment_dir}):
+        folders = {run.id: run for run in find_runs(other)}
+        for run_id, settings in _list_heirs(other, folders):
+            for key in PARENT_KEYS:
+                value = settings.get(key)
+                if not isinstance(value, str) or not _SETTLED.fullmatch(value):
+                    continue
+                if run_id in folders and has_begun(folders[run_id]):
+                    continue
+                # Where it is named by its folder it is of another experiment, else of its own.
+                home = Path(value).parent if "__" in value else other
+                if home.resolve() == experiment_dir.resolve():
+                    needed.setdefault(name_parent(value), []).append(run_id)
+    return {parent: sorted(set(children)) for parent, children in needed.items()}
+
+
+def _list_heirs(experiment_dir: Path, folders: Mapping[str, Run]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give the runs of an experiment whose settings name a parent, by its plan and by what was started."""
+    plan = experiment_dir / "plan.jsonl"
+    rows = plan.read_text(encoding="utf-8").splitlines() if plan.exists() else []
+    # Before they are parsed: there may be a hundred thousand.
+    for row in rows:
+        if any(f'"{key}"' in row for key in PARENT_KEYS):
+            with contextlib.suppress(ValueError):
+                planned = json.loads(row)
+                yield planned["id"], planned["settings"]
+    for run in folders.values():
+        if not run.is_done() and (settings := read_settings(run)) is not None:
+            yield run.id, settings

@@ -134,7 +134,7 @@ class Session:
             self._restore(checkpoint)
         else:
             if dropped := self._metrics.start_over():
-                self._say(f"No checkpoint yet: training starts anew, {dropped} earlier metric rows are dropped")
+                self._say(f"No checkpoint yet: training begins again, {dropped} earlier metric rows are dropped")
             self._inherit()
         if self.guard.may_repair:
             self._begin_repairing()

@@ -220,7 +220,7 @@ def test_a_state_that_was_taken_goes_on_to_the_bit(envs: int, privileged_dim: in
         assert np.array_equal(one, two)
     assert buffer.sample_windows(1).privileged.shape == (1, privileged_dim)
     with pytest.raises(ValueError, match="buffer_size"):
-        SequenceReplayBuffer(60, 3, num_envs=envs).load_state_dict(state)
+        SequenceReplayBuffer(20, 3, num_envs=envs).load_state_dict(state)
 
 
 def test_what_does_not_fit_is_refused() -> None:
