@@ -58,7 +58,7 @@ def test_networks_of_other_sizes_are_refused_by_name_and_nothing_is_taken(
 
 def test_networks_that_are_built_otherwise_are_refused(small_trainer: BuildTrainer) -> None:
     taught, heir = small_trainer(hidden_dims=[16]), small_trainer()
-    with pytest.raises(WeightsError, match="actor is built otherwise there: .* is in one of the two alone"):
+    with pytest.raises(WeightsError, match=r"actor is built otherwise there: .* is in one of the two alone"):
         heir.take_weights(taught.state_dict())
     state = small_trainer().state_dict()
     del state["agent"]["target_critic"]

@@ -244,7 +244,7 @@ def test_weights_alone_are_those_of_the_parent_and_everything_else_is_as_in_a_ne
     assert life.said[0] == f"Begins with the networks of run {PARENT} (x) at its step 12, alone"
     again = Life(life.run, life.config, WeighedTrainer(), number=2)
     assert again.fit() is Outcome.FINISHED
-    assert [row["step"] for row in read_rows(life.run)][0] == 3
+    assert read_rows(life.run)[0]["step"] == 3
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
