@@ -72,7 +72,7 @@ def survey_grid(spec: ExperimentSpec, args: Namespace, build_config: BuildConfig
     for planned in check_combinations(spec, build_config, args.only, lineage):
         notes.add(planned)
         if planned.config is not None:
-            lineage.note(planned.config)
+            lineage.note(planned.id, planned.settings, planned.config)
         width = max(width, len(planned.label))
         if planned.config is not None and not args.no_count and not args.json:
             firsts.setdefault(_shape_of(planned), planned)

@@ -126,20 +126,25 @@ class Lineage:
             self._parents[key, value] = found
         return self._parents[key, value]
 
-    def find(self, config: CheckedConfig) -> Parent | None:
+    def _find(self, settings: Mapping[str, Any]) -> Parent | None:
         """Give the parent of a run whose settings are settled, None where it begins as new."""
-        settings = config.resolved()
-        named = [(key, settings[key]) for key in PARENT_KEYS if settings.get(key) is not None]
-        return self._get_parent(*named[0]) if named else None
+        return next((self._get_parent(key, settings[key]) for key in PARENT_KEYS if settings.get(key)), None)
 
-    def check(self, config: CheckedConfig) -> None:
+    def check(self, settings: Mapping[str, Any], config: CheckedConfig) -> None:
         """Refuse a run whose parent it can't begin from; one that has begun needs it no more.
+
+        Args:
+            settings: settled.
+            config: built of them.
 
         Raises:
             SettingsError: and why.
         """
-        parent, own = self.find(config), self._folders.get(config.run_id())
-        if parent is None or (own is not None and has_begun(own)):
+        parent = self._find(settings)
+        if parent is None:
+            return
+        own = self._folders.get(config.run_id())
+        if own is not None and has_begun(own):
             return
         try:
             check_parent(config, parent, self._build_config)
@@ -147,10 +152,9 @@ class Lineage:
             again = "" if own is None else f"; without {own.folder} it could begin otherwise"
             raise _refuse(parent.key, ParentError(f"{error}{again}")) from None
 
-    def note(self, config: CheckedConfig) -> None:
+    def note(self, run_id: str, settings: Mapping[str, Any], config: CheckedConfig) -> None:
         """Keep what has to be said of a checked run."""
-        parent, run_id = self.find(config), config.run_id()
-        own = self._folders.get(run_id)
+        parent, own = self._find(settings), self._folders.get(run_id)
         if own is not None and own.is_done():
             return
         if parent is not None:

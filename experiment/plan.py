@@ -114,7 +114,7 @@ def plan_runs(spec: ExperimentSpec, log_root: Path, build_config: BuildConfig, o
         runs[planned.id] = run if there is None else replace(there, label=planned.label)
         choices[planned.id] = planned.combination.choice
         if planned.config is not None:
-            lineage.note(planned.config)
+            lineage.note(planned.id, planned.settings, planned.config)
     _refuse_nothing(only, len(runs))
     notes = (*tally.notes(), *lineage.notes())
     return Plan(list(runs.values()), len(tally.ids), notes, tally.ids, choices, parents, spec, build_config)
@@ -190,7 +190,7 @@ def _check_combination(
         combination.settings.update(parent)
         config = build_config(combination.settings)
         if lineage is not None:
-            lineage.check(config)
+            lineage.check(combination.settings, config)
         return Planned(config.run_id(), label, combination, config, parent)
     # All settings of a script that isn't ours count; dots and nesting have to give the same id here too.
     run_id = hash_identity(f"script:{spec.meta.script_path}", 1, nest_settings(combination.settings))

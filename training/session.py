@@ -146,9 +146,10 @@ class Session:
         if parent is None:
             return
         with refusing(parent):
-            checkpoint = inherit(parent, self._run, self._config, self._trainer, self._say)
-            if checkpoint is not None:
+            if checkpoint := inherit(parent, self._run, self._config, self._trainer, self._say):
                 self._restore(checkpoint)
+                # There is nothing earlier here to go back to.
+                self.guard.healthy_step = max(self.guard.healthy_step, checkpoint.step)
         self._saved_step = None
         self.save()
 
@@ -248,13 +249,9 @@ class Session:
         )
 
     def _write_row(self, values: Mapping[str, float]) -> None:
-        progress = self.progress
+        progress, wall_time = self.progress, self._meter.wall_s()
         self._metrics.write(
-            step=progress.step,
-            env_step=progress.env_step,
-            clock=progress.clock,
-            wall_time=self._meter.wall_s(),
-            values=values,
+            step=progress.step, env_step=progress.env_step, clock=progress.clock, wall_time=wall_time, values=values
         )
         self.guard.check(progress.step, progress.updates, values)
 
@@ -298,8 +295,8 @@ class Session:
             self._saved_step = self.progress.step
 
     def _full_state(self) -> dict[str, Any]:
-        trainer, session = self._trainer.state_dict(), self.state_dict()
-        return {"trainer": trainer, "session": session, "generators": read_global_generators()}
+        state = {"trainer": self._trainer.state_dict(), "session": self.state_dict()}
+        return state | {"generators": read_global_generators()}
 
     def _facts(self) -> dict[str, Any]:
         attempt = self._attempt

@@ -228,6 +228,19 @@ def test_the_best_policy_stays_the_best_only_where_it_is_judged_alike(tmp_path: 
     assert (life.run.checkpoints_dir / path.name).exists() == (num_eval == 2)
 
 
+def test_a_repaired_run_goes_back_no_further_than_to_where_it_began(tmp_path: Path) -> None:
+    """What was before that is in its parent's folder, which is not its own to go back in."""
+    parent = train_parent(tmp_path / "exp", guard="repair")
+    theirs = load_newest(parent.checkpoints_dir)
+    assert theirs is not None
+    life = extend(tmp_path / "exp", guard="repair")
+    assert life.fit(lambda: True) is Outcome.STOPPED
+    newest = load_newest(life.run.checkpoints_dir)
+    assert newest is not None
+    assert theirs.state["session"]["guard"]["healthy_step"] == 0
+    assert newest.state["session"]["guard"]["healthy_step"] == 12
+
+
 def test_weights_alone_are_those_of_the_parent_and_everything_else_is_as_in_a_new_run(tmp_path: Path) -> None:
     parent = train_parent(tmp_path / "exp")
     life = extend(tmp_path / "exp", init_from=None, init_weights_from=PARENT)
