@@ -172,6 +172,15 @@ def open_parent(run: Run, settings: Mapping[str, Any]) -> Parent | None:
     return find_parent(run.experiment_dir, settings, {found.id: found for found in find_runs(run.experiment_dir)})
 
 
+def name_by_folder(run: Run, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Give what to change about a run's settings for them to name its parent from anywhere; nothing without one.
+
+    The run's id stays what it is.
+    """
+    parent = open_parent(run, settings)
+    return {} if parent is None else {parent.key: str(parent.run.folder.absolute())}
+
+
 def read_settings(run: Run) -> dict[str, Any] | None:
     """Give the settings that a run was last started with; None where its `config.yaml` can't be read."""
     try:

@@ -89,3 +89,15 @@ def test_a_single_run_begins_with_the_networks_of_another_or_says_why_not(tmp_pa
     )
     said = train(tmp_path, *longer.split(), expect=2)
     assert "its replay data were dropped when it was done; keep_replay: true would have kept them" in said
+
+
+def test_a_run_that_goes_on_can_be_verified_and_reproduced(tmp_path: Path) -> None:
+    """In folders of their own, from which its parent is found all the same."""
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    launch(tmp_path, "sweep", 60)
+    (parent,) = tmp_path.glob("logs/sweep/seed=1__*")
+    said = launch(tmp_path, "sweep", 120, True, "-g", "cpu", "--plain", "--verify-resume")
+    assert "THE SAME: killed and resumed 2 times" in said
+    launch(tmp_path, "sweep", 120, True)
+    (child,) = [path for path in tmp_path.glob("logs/sweep/seed=1__*") if path != parent]
+    run(tmp_path, "reproduce", child.name[-16:], "--with-current-code", "--plain")
