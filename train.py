@@ -22,8 +22,11 @@ from experiment.devices import DeviceError, choose_devices, count_cores, list_gp
 from experiment.engines.environment import THREAD_VARIABLES
 from experiment.engines.local import choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
+from experiment.lineage import Lineage
 from experiment.lock_check import LocklessFolderError, check_locks
 from experiment.memory import MemoryRoom, read_free_memory
+from experiment.parents import open_parent
+from experiment.plan import find_folders
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, claim_run, find_folder, safe_label
@@ -248,9 +251,10 @@ def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
         return OK
     version = record_provenance(run.experiment_dir, CodeHasher([Path.cwd()]), list_gpus())
     _add_to_plan(config, run)
-    threads = choose_threads(run, int(os.environ.get("OMP_NUM_THREADS", count_cores())))
-    command = [sys.executable, *sys.argv]
-    attempt = prepare_attempt(run, dump_settings(config.resolved(), CONFIG_HEADING), command, placed, threads, version)
+    parent = open_parent(run, config.resolved())
+    threads = choose_threads(run, int(os.environ.get("OMP_NUM_THREADS", count_cores())), parent)
+    command, text = [sys.executable, *sys.argv], dump_settings(config.resolved(), CONFIG_HEADING)
+    attempt = prepare_attempt(run, text, command, placed, threads, version, parent)
     started, cpu = time.monotonic(), time.process_time()
     returncode = run_guarded(config, run, attempt, threads, version)
     usage = {"wall_s": round(time.monotonic() - started, 3), "cpu_s": round(time.process_time() - cpu, 3)}
@@ -306,15 +310,21 @@ def load_single_run(
     single = read_single(file, flags)
     try:
         config = build_config(single.settings)
+        if exp_name is None and single.home is not None:
+            experiment_dir = single.home.experiment_dir
+        else:
+            default = f"{config.algorithm_name}_{config.env_name}".replace("/", "-")
+            experiment_dir = log_root / safe_label(exp_name or single.exp_name or default)
+        if parent := open_lineage(experiment_dir, single.extend).settle(single.settings):
+            config = build_config(single.settings | parent)
     except SettingsError as error:
         raise SpecError([single.locate(fault) for fault in error.faults]) from None
-    run_id = config.run_id()
-    if exp_name is None and single.home is not None:
-        experiment_dir = single.home.experiment_dir
-    else:
-        default = f"{config.algorithm_name}_{config.env_name}".replace("/", "-")
-        experiment_dir = log_root / safe_label(exp_name or single.exp_name or default)
-    return config, find_folder(Run.create_path(experiment_dir, single.label or config.algorithm_name, run_id))
+    return config, find_folder(Run.create_path(experiment_dir, single.label or config.algorithm_name, config.run_id()))
+
+
+def open_lineage(experiment_dir: Path, extend: bool = False) -> Lineage:
+    """Give what finds and checks the runs that others of an experiment begin from."""
+    return Lineage(experiment_dir, find_folders(experiment_dir), build_config, extend)
 
 
 def answer_preflight(kind: str) -> int:
@@ -398,6 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(remark or f"on {devices[0].name}")
     try:
         import_trainers(config.imports)
+        open_lineage(run.experiment_dir).check(config.resolved(), config)
         if faults := config.find_environment_faults():
             raise SettingsError(faults)
         return run_alone(config, run, placed)

@@ -16,6 +16,7 @@ from analysis.guard import GuardRecord, read_guards
 from analysis.records import FIXED_COLUMNS, METRIC_KEYS, read_config, read_run
 from experiment.distributions import Distribution
 from experiment.files import read_json
+from experiment.identity import CONTINUES
 from experiment.loader import load_yaml
 from experiment.problems import SpecError, suggest
 from experiment.run import Run, State, find_runs
@@ -257,9 +258,20 @@ MISSING = "(default)"
 
 
 def find_swept(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Give the keys that don't have the same value in all settings; a key that is missing in some has two values."""
+    """Give the keys that don't have the same value in all settings; a key that is missing in some has two values.
+
+    The run that another one goes on from is no axis, where each has its own: it is their past, and says nothing that
+    the other settings don't.
+    """
     keys = dict.fromkeys(key for row in settings for key in row)
-    return [key for key in keys if len({canonical(row[key]) if key in row else MISSING for row in settings}) > 1]
+    swept = [key for key in keys if len({canonical(row[key]) if key in row else MISSING for row in settings}) > 1]
+    if CONTINUES in swept and _count_different(settings) == _count_different(settings, without=CONTINUES):
+        swept.remove(CONTINUES)
+    return swept
+
+
+def _count_different(settings: Sequence[Mapping[str, Any]], without: str = "") -> int:
+    return len({canonical({key: value for key, value in row.items() if key != without}) for row in settings})
 
 
 def _mark(record: Mapping[str, Any], guard: GuardRecord, include_repaired: bool) -> dict[str, Any]:

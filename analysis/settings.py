@@ -26,7 +26,8 @@ def tabulate_settings(data: ExperimentData) -> Table:
                 values.setdefault(canonical(settings[key]), show_value(settings[key]))
             else:
                 values.setdefault(MISSING, MISSING)
-        role = "random" if key in data.random else "swept" if key in data.swept else "constant"
+        fixed = "constant" if len(values) == 1 else "of each run its own"
+        role = "random" if key in data.random else "swept" if key in data.swept else fixed
         rows.append((key, role, ", ".join(values.values()), len(values)))
     return Table(
         name="settings",

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiment.faults import FaultList
-from experiment.plan import BuildConfig, GridNotes, Planned, check_combinations
+from experiment.lineage import Lineage
+from experiment.parents import find_parent_id
+from experiment.plan import BuildConfig, GridNotes, Planned, check_combinations, find_folders
 from experiment.preflight import ask_preflight, shape_key
-from experiment.run import State, find_runs
+from experiment.run import State
 from experiment.spec import ExperimentSpec
 
 
@@ -30,45 +32,52 @@ def show_plan(spec: ExperimentSpec, args: Namespace, build_config: BuildConfig) 
     Raises:
         SpecError: with every problem of all combinations.
     """
-    survey = survey_grid(spec, args, build_config)
-    folders = {run.id: run for run in find_runs(args.log_root / spec.meta.exp_name)}
+    experiment_dir = args.log_root / spec.meta.exp_name
+    folders = find_folders(experiment_dir)
+    lineage = Lineage(experiment_dir, folders, build_config, spec.meta.extend)
+    survey = survey_grid(spec, args, build_config, lineage)
     counts = dict.fromkeys(State, 0)
     seen: set[str] = set()
     if not args.json:
         for note in survey.notes:
             print(f"note: {note}")
         print(f"{'run':<{survey.width}}  {'id':<16}  {'parameters':>10}  status")
-    for planned in check_combinations(spec, build_config, args.only):
+    for planned in check_combinations(spec, build_config, args.only, lineage):
         status = folders[planned.id].status() if planned.id in folders else None
         state = status.state if status else State.PENDING
         if planned.id not in seen:
             counts[state] += 1
             seen.add(planned.id)
+        parent = find_parent_id(planned.settings) if planned.config is not None else None
         if args.json:
             row = {"id": planned.id, "label": planned.label, "settings": planned.settings, "status": state}
+            row |= {} if parent is None else {"from": parent}
             print(json.dumps(row, ensure_ascii=False))
             continue
         count = survey.parameters.get(_shape_of(planned))
         shown = "-" if count is None else f"{count:,}"
-        print(f"{planned.label:<{survey.width}}  {planned.id}  {shown:>10}  {status or state}")
+        origin = "" if parent is None else f", from {parent}"
+        print(f"{planned.label:<{survey.width}}  {planned.id}  {shown:>10}  {status or state}{origin}")
     if not args.json:
         states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         print(f"{len(seen)} runs: {states}; in {args.log_root / spec.meta.exp_name}")
     return 0
 
 
-def survey_grid(spec: ExperimentSpec, args: Namespace, build_config: BuildConfig) -> Survey:
+def survey_grid(spec: ExperimentSpec, args: Namespace, build_config: BuildConfig, lineage: Lineage) -> Survey:
     """Go through the grid once: check it, count the parameters of each distinct shape, find what is to be said."""
     notes = GridNotes(spec)
     width = 3
     firsts: dict[str, Planned] = {}
-    for planned in check_combinations(spec, build_config, args.only):
+    for planned in check_combinations(spec, build_config, args.only, lineage):
         notes.add(planned)
+        if planned.config is not None:
+            lineage.note(planned.id, planned.settings, planned.config)
         width = max(width, len(planned.label))
         if planned.config is not None and not args.no_count and not args.json:
             firsts.setdefault(_shape_of(planned), planned)
     parameters = _count_parameters(spec, firsts)
-    return Survey(width, notes.notes(), parameters)
+    return Survey(width, (*notes.notes(), *lineage.notes()), parameters)
 
 
 def _shape_of(planned: Planned) -> str:

@@ -1,7 +1,8 @@
 """`gc`: what nothing needs any more, what it takes up, and, when asked, away with it.
 
 A file may go only where no command of ours would read it again: not a resume, nor a report, `play.py` on the newest or
-the best policy, or a run of the stored code. What is listed under a run's lock is what is deleted under it.
+the best policy, a run of the stored code, or a run that begins from it. What is listed under a run's lock is what is
+deleted under it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from experiment.files import append_event, find_temporaries
 from experiment.locks import acquire_lock
+from experiment.parents import find_needed
 from experiment.run import Run, State
 from experiment.stored import Stored, list_segments, list_set_aside, list_stored
 from experiment.views import list_lines, read_plan
@@ -81,9 +83,12 @@ def _clean_experiment(experiment_dir: Path, delete: bool) -> Sequence[Garbage]:
     """Give what went, or may go, having printed it."""
     print(experiment_dir)
     lines = list(list_lines(experiment_dir))
+    needed = find_needed(experiment_dir)
     keeping, now = _find_keeping(experiment_dir), time.time()
     files: list[Garbage] = []
     for run in (line.run for line in lines if line.planned and line.run.folder.is_dir()):
+        if run.id in needed:
+            print(f"  {run.id}  its newest checkpoint stays: {_say_needed(needed[run.id])}  {run.label}")
         files += _clean_run(run, run.id in keeping, now, delete)
     abandoned = find_abandoned(find_temporaries(experiment_dir), now)
     _show("beside its runs", abandoned, experiment_dir)
@@ -92,7 +97,8 @@ def _clean_experiment(experiment_dir: Path, delete: bool) -> Sequence[Garbage]:
         Cleanup(abandoned).carry_out()
     for run in (line.run for line in lines if not line.planned):
         size = show_size(_measure(run.folder))
-        print(f"  {run.id}  left as it is, for you to decide: not in the plan any more, {size}: {run.folder}")
+        decide = f"needed: {_say_needed(needed[run.id])};" if run.id in needed else "left as it is, for you to decide:"
+        print(f"  {run.id}  {decide} not in the plan any more, {size}: {run.folder}")
     if delete and files:
         append_event(experiment_dir / "events.jsonl", "cleaned", files=len(files), bytes=_count_bytes(files))
     return files
@@ -186,6 +192,11 @@ def _divide(there: Sequence[Stored], older_stay: bool) -> tuple[list[Garbage], l
 def _find_keeping(experiment_dir: Path) -> set[str]:
     """Give the ids of the runs whose settings say themselves how many checkpoints are to be kept."""
     return {row["id"] for row in read_plan(experiment_dir) if "keep_last" in row["settings"]}
+
+
+def _say_needed(children: Sequence[str]) -> str:
+    more = f" and {len(children) - 1} more" if len(children) > 1 else ""
+    return f"run {children[0]}{more} will begin from it"
 
 
 def _weigh(path: Path, reason: str) -> Garbage:

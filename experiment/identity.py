@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 ID_LENGTH = 16
+CONTINUES, TAKES_WEIGHTS = "init_from", "init_weights_from"
+PARENT_KEYS = (CONTINUES, TAKES_WEIGHTS)
+"""Settings that name the run which another one begins from: with all its state, or with its networks alone."""
 
 
 class CheckedConfig(Protocol):
@@ -15,6 +18,10 @@ class CheckedConfig(Protocol):
 
     def run_id(self) -> str:
         """Give the run's identity, `ID_LENGTH` hexadecimal digits."""
+        ...
+
+    def identity_settings(self) -> dict[str, Any]:
+        """Give the active settings that can change results and differ from their defaults, in normal form."""
         ...
 
     def resolved(self) -> dict[str, Any]:
@@ -28,6 +35,11 @@ class CheckedConfig(Protocol):
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks (and which environment they need)."""
         ...
+
+
+def name_parent(value: str) -> str:
+    """Give the id in what names a parent: that which a run folder's path ends in; an id is itself."""
+    return value.rpartition("__")[2]
 
 
 def hash_identity(trainer: str, version: int, settings: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ class MetaData:
         on_finish: program and arguments to run when a launch has ended; empty for none.
         samples: how many points are drawn for the random variables; None where there are none.
         samples_seed: with other seeds these are other points.
+        extend: whether runs that are there with fewer `max_timesteps` are gone on from.
         runs_trainer: whether the script is our `train.py`, whose settings can be checked.
         script_file: the script's place, to be started.
     """
@@ -53,6 +54,7 @@ class MetaData:
     on_finish: tuple[str, ...] = ()
     samples: int | None = None
     samples_seed: int = 0
+    extend: bool = False
     runs_trainer: bool = True
     script_file: str = TRAINING_SCRIPT
 
@@ -129,6 +131,7 @@ class _MetaReader:
             on_finish=self._read_on_finish(),
             samples=self._read_count("samples", MAX_COMBINATIONS),
             samples_seed=self._read_samples_seed(),
+            extend=self._read_extend(script if os.path.realpath(file) != str(OUR_TRAINER) else None),
             runs_trainer=os.path.realpath(file) == str(OUR_TRAINER),
             script_file=file,
         )
@@ -215,6 +218,18 @@ class _MetaReader:
         if not words or not words[0]:
             self._refuse("on_finish", "on_finish names no program; give a command, or remove the key")
         return tuple(str(word) for word in words)
+
+    def _read_extend(self, foreign: str | None) -> bool:
+        value = self._take("extend")
+        if "extend" not in self._settings:
+            return False
+        if not isinstance(value, bool):
+            hint = "; a base spec is named by extends" if isinstance(value, str) else ""
+            self._refuse("extend", f"extend must be true or false, got {show_value(value)}{hint}")
+            return False
+        if value and foreign is not None:
+            self._refuse("extend", f"extend goes on from runs of {TRAINING_SCRIPT}; {foreign} is not ours")
+        return bool(value)
 
     def _read_imports(self) -> tuple[str, ...]:
         names = self._take("imports")

@@ -14,6 +14,7 @@ from experiment.faults import FaultList
 from experiment.files import write_atomically
 from experiment.grid import Combination, combine, expand_grid, make_label
 from experiment.identity import CheckedConfig, hash_identity
+from experiment.lineage import Lineage
 from experiment.problems import Problem, SettingsError, SpecError, suggest
 from experiment.run import Run, find_runs
 from experiment.selection import Choice, Selection
@@ -27,12 +28,16 @@ _LINES_A_CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A combination that was checked; `config` is None for a script whose settings nobody here knows."""
+    """A combination that was checked; `config` is None for a script whose settings nobody here knows.
+
+    `parent` is what finding the run that it begins from has changed about its settings.
+    """
 
     id: str
     label: str
     combination: Combination
     config: CheckedConfig | None
+    parent: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,6 +59,8 @@ class Plan:
         notes: sentences for the user: what is overridden, switched off, shared or unchecked.
         ids: of every combination of the grid, in its order.
         choices: where in the grid each run was met first, by id.
+        parents: what finding the runs that others begin from has changed about settings, by the place in the grid;
+            most combinations begin as new and aren't among them.
     """
 
     runs: list[Run]
@@ -61,12 +68,15 @@ class Plan:
     notes: tuple[str, ...]
     ids: list[str] = field(repr=False)
     choices: dict[str, Choice] = field(repr=False)
+    parents: dict[Choice, dict[str, Any]] = field(repr=False)
     _spec: ExperimentSpec = field(repr=False)
     _build_config: BuildConfig = field(repr=False)
 
     def check_again(self, run_id: str) -> Planned:
         """Give a run's settings and config, built once more so that a large plan needn't hold them all."""
-        combination = combine(self._spec, self.choices[run_id])
+        combination = combine(self._spec, choice := self.choices[run_id])
+        # As they were found then: meanwhile another run may be done.
+        combination.settings.update(self.parents.get(choice, {}))
         return _check_combination(self._spec, self._build_config, combination)
 
 
@@ -86,25 +96,40 @@ def plan_runs(spec: ExperimentSpec, log_root: Path, build_config: BuildConfig, o
         OSError: the experiment's folder can't be read.
     """
     experiment_dir = log_root / spec.meta.exp_name
-    folders = _find_folders(experiment_dir)
+    folders = find_folders(experiment_dir)
+    lineage = Lineage(experiment_dir, folders, build_config, spec.meta.extend)
     tally = GridNotes(spec)
     runs: dict[str, Run] = {}
     choices: dict[str, Choice] = {}
+    parents: dict[Choice, dict[str, Any]] = {}
     asked = _read_only(spec, only)
-    for planned in _check_all(spec, build_config):
+    for planned in _check_all(spec, build_config, lineage):
         tally.add(planned)
+        if planned.parent:
+            parents[planned.combination.choice] = dict(planned.parent)
         if planned.id in runs or not asked.covers(planned.combination.choice):
             continue
         there = folders.get(planned.id)
         run = Run.create_path(experiment_dir, planned.label, planned.id)
         runs[planned.id] = run if there is None else replace(there, label=planned.label)
         choices[planned.id] = planned.combination.choice
+        if planned.config is not None:
+            lineage.note(planned.id, planned.settings, planned.config)
     _refuse_nothing(only, len(runs))
-    return Plan(list(runs.values()), len(tally.ids), tally.notes(), tally.ids, choices, spec, build_config)
+    notes = (*tally.notes(), *lineage.notes())
+    return Plan(list(runs.values()), len(tally.ids), notes, tally.ids, choices, parents, spec, build_config)
 
 
-def check_combinations(spec: ExperimentSpec, build_config: BuildConfig, only: Sequence[str] = ()) -> Iterator[Planned]:
+def check_combinations(
+    spec: ExperimentSpec, build_config: BuildConfig, only: Sequence[str] = (), lineage: Lineage | None = None
+) -> Iterator[Planned]:
     """Give each combination with its id and config, one at a time, in the order of the grid.
+
+    Args:
+        spec: from `load_spec`.
+        build_config: checks one combination.
+        only: as for `plan_runs`.
+        lineage: finds the runs that others begin from; without it the names of parents are taken as they are.
 
     Raises:
         SpecError: with every problem of all combinations. It comes at the end, after all good ones were given: act on
@@ -112,7 +137,7 @@ def check_combinations(spec: ExperimentSpec, build_config: BuildConfig, only: Se
     """
     asked = _read_only(spec, only)
     given = 0
-    for planned in _check_all(spec, build_config):
+    for planned in _check_all(spec, build_config, lineage):
         if asked.covers(planned.combination.choice):
             given += 1
             yield planned
@@ -140,14 +165,14 @@ def nest_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _check_all(spec: ExperimentSpec, build_config: BuildConfig) -> Iterator[Planned]:
+def _check_all(spec: ExperimentSpec, build_config: BuildConfig, lineage: Lineage | None) -> Iterator[Planned]:
     """Give the combinations that are right; raise what is wrong with the others at the end."""
     faults = FaultList(spec)
     total = 0
     for combination in expand_grid(spec):
         total += 1
         try:
-            planned = _check_combination(spec, build_config, combination)
+            planned = _check_combination(spec, build_config, combination, lineage)
         except SettingsError as error:
             for fault in error.faults:
                 faults.add(combination, fault)
@@ -156,11 +181,17 @@ def _check_all(spec: ExperimentSpec, build_config: BuildConfig) -> Iterator[Plan
     faults.raise_any(total)
 
 
-def _check_combination(spec: ExperimentSpec, build_config: BuildConfig, combination: Combination) -> Planned:
+def _check_combination(
+    spec: ExperimentSpec, build_config: BuildConfig, combination: Combination, lineage: Lineage | None = None
+) -> Planned:
     label = make_label(spec, combination)
     if spec.meta.runs_trainer:
+        parent = {} if lineage is None else lineage.settle(combination.settings)
+        combination.settings.update(parent)
         config = build_config(combination.settings)
-        return Planned(config.run_id(), label, combination, config)
+        if lineage is not None:
+            lineage.check(combination.settings, config)
+        return Planned(config.run_id(), label, combination, config, parent)
     # All settings of a script that isn't ours count; dots and nesting have to give the same id here too.
     run_id = hash_identity(f"script:{spec.meta.script_path}", 1, nest_settings(combination.settings))
     return Planned(run_id, label, combination, None)
@@ -223,7 +254,7 @@ def _refuse_nothing(only: Sequence[str], given: int) -> None:
         raise SpecError([Problem(f"{asked}: no combination has all of these")])
 
 
-def _find_folders(experiment_dir: Path) -> dict[str, Run]:
+def find_folders(experiment_dir: Path) -> dict[str, Run]:
     """Give the run folders that are there, by id; of two with one id the finished one."""
     folders: dict[str, Run] = {}
     for run in find_runs(experiment_dir):
@@ -235,7 +266,8 @@ def _find_folders(experiment_dir: Path) -> dict[str, Run]:
 def _encode_lines(spec: ExperimentSpec, plan: Plan) -> Iterator[bytes]:
     lines: list[str] = []
     for run_id, combination in zip(plan.ids, expand_grid(spec), strict=True):
-        row = {"id": run_id, "label": make_label(spec, combination), "settings": combination.settings}
+        settings = combination.settings | plan.parents.get(combination.choice, {})
+        row = {"id": run_id, "label": make_label(spec, combination), "settings": settings}
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         if len(lines) == _LINES_A_CHUNK:
             yield "".join(lines).encode()

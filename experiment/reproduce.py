@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from experiment.devices import CPU, Device, DeviceError, Gpu, choose_devices
-from experiment.files import read_json
+from experiment.files import CONFIG_HEADING, dump_settings, read_json
 from experiment.loader import load_yaml
 from experiment.metadata import OUR_TRAINER, TRAINING_SCRIPT
+from experiment.parents import name_by_folder
 from experiment.plan import BuildConfig
 from experiment.problems import SettingsError
 from experiment.progress import open_view
@@ -152,6 +153,8 @@ def reproduce_run(run: Run, args: Namespace, build_config: BuildConfig, gpus: Se
         on = f"{device.name}, {threads} thread{'s' * (threads > 1)}"
         print(f"{run.label} ({run.id}) on {on}, code {code.version}, in {scratch.path}")
         text = run.config_path.read_text(encoding="utf-8")
+        if moved := name_by_folder(run, subject.settings):
+            text = dump_settings({**subject.settings, **moved}, CONFIG_HEADING)
         training = Training(text, code.script, device, threads, lambda: code.version)
         view = open_view(args.plain, {again.id: int(subject.settings["max_timesteps"])})
         try:

@@ -92,6 +92,11 @@ class Run:
         return self.folder / "summary.json"
 
     @property
+    def parent_path(self) -> Path:
+        """From which checkpoint of which other run it began; not there for a run that began as new."""
+        return self.folder / "parent.json"
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -146,7 +151,8 @@ class Run:
 
     def list_temporaries(self) -> list[Path]:
         """Give the files that holders of the run's lock have in progress, or left half written when killed."""
-        theirs = {path.name for path in (self.config_path, self.exit_path, self.summary_path, self._archiving_path)}
+        results = (self.exit_path, self.metrics_path, self.parent_path, self.summary_path)
+        theirs = {path.name for path in (self.config_path, *results, self._archiving_path)}
         found = [path for path in find_temporaries(self.folder) if name_target(path) in theirs]
         for number in range(1, self.last_attempt() + 1):
             found += find_temporaries(self.attempt_dir(number))
@@ -192,7 +198,7 @@ class Run:
             return
         target = self.archive_dir(note["attempt"])
         target.mkdir(parents=True, exist_ok=True)
-        curve = (self.metrics_path, self.tensorboard_dir)
+        curve = (self.parent_path, self.metrics_path, self.tensorboard_dir)
         results = (self.exit_path, self.summary_path, self.checkpoints_dir, *curve, self.samples_path, self.inside_dir)
         for path in results:
             if path.exists() and not (target / path.name).exists():

@@ -23,6 +23,7 @@ META_KEYS = (
     "imports",
     "job_name",
     "on_finish",
+    "extend",
     *SAMPLE_KEYS,
     "using_gpus",
 )

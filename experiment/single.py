@@ -30,6 +30,7 @@ class SingleRun:
         label: from the spec; None leaves it to the trainer's name.
         exp_name: from the spec.
         home: the folder of the run whose `config.yaml` was given.
+        extend: from the spec: whether a shorter run that is there is gone on from.
     """
 
     settings: dict[str, Any]
@@ -37,6 +38,7 @@ class SingleRun:
     label: str | None = None
     exp_name: str | None = None
     home: Run | None = None
+    extend: bool = False
 
 
 def read_single(file: Path | None, flags: Sequence[str]) -> SingleRun:
@@ -69,6 +71,7 @@ def _read_spec(file: Path, flags: Sequence[str]) -> SingleRun:
         lambda fault: _locate_in_spec(spec, combination, fault),
         make_label(spec, combination),
         spec.meta.exp_name,
+        extend=spec.meta.extend,
     )
 
 

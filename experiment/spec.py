@@ -150,7 +150,10 @@ def _read_chain(path: Path, files: list[Path], problems: list[Problem]) -> Secti
 
 def _find_base(path: Path, extends: Setting, files: Sequence[Path], problems: list[Problem]) -> Path | None:
     if not isinstance(extends.value, str) or not extends.value:
-        problems.append(extends.at.problem(f"extends must be the path of a spec, got {show_value(extends.value)}"))
+        hint = "; extend goes on from shorter runs" if isinstance(extends.value, bool) else ""
+        problems.append(
+            extends.at.problem(f"extends must be the path of a spec, got {show_value(extends.value)}{hint}")
+        )
         return None
     base = path.parent / extends.value
     if not is_file(base):

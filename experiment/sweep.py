@@ -29,6 +29,7 @@ from experiment.messages import announce, describe_command, rerun_command, runne
 from experiment.metadata import OUR_TRAINER
 from experiment.outcomes import Request, SweepResult, read_stop_request
 from experiment.packed import Packing, make_instruments
+from experiment.parents import open_parent
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
 from experiment.preflight import PreflightError, ask_preflight, shape_key
 from experiment.progress import open_view
@@ -273,7 +274,8 @@ def make_work(planned: Planned, run: Run, device: Device, spec: ExperimentSpec) 
     is_foreign = not spec.meta.runs_trainer
     command = build_command(spec.meta.script_file, run.config_path, device, is_foreign)
     heading = f"The settings of this run, as {spec.meta.script_path} was given them." if is_foreign else CONFIG_HEADING
-    return Work(dump_settings(planned.resolved(), heading), command, is_foreign)
+    parent = None if is_foreign else open_parent(run, planned.resolved())
+    return Work(dump_settings(planned.resolved(), heading), command, is_foreign, parent)
 
 
 def describe_spec(spec: ExperimentSpec, args: Namespace) -> str:
@@ -283,6 +285,7 @@ def describe_spec(spec: ExperimentSpec, args: Namespace) -> str:
     empty: tuple[object, ...] = (None, "", ())
     derived: tuple[str, ...] = ("runs_trainer", "script_file")
     derived += () if spec.draws else SAMPLE_KEYS
+    derived += () if spec.meta.extend else ("extend",)
     meta = {key: value for key, value in asdict(spec.meta).items() if value not in empty and key not in derived}
     # An entry that an override has left without any combination would be refused when this is read again.
     exclude = [entry for entry in spec.exclude if not spec.select(entry).misfits]

@@ -14,6 +14,7 @@ from typing import Any
 from experiment.devices import Device, count_cores
 from experiment.files import CONFIG_HEADING, dump_settings, read_json
 from experiment.killing import Kill, kill_training
+from experiment.parents import name_by_folder
 from experiment.plan import BuildConfig, Plan, plan_runs
 from experiment.preflight import PreflightError
 from experiment.progress import open_view
@@ -127,6 +128,7 @@ def choose_settings(spec: ExperimentSpec, plan: Plan) -> tuple[dict[str, Any], l
         script = spec.meta.script_path
         raise NotCheckableError(f"--verify-resume: how {script} resumes is its own affair; only train.py is checked")
     settings = plan.check_again(plan.runs[0].id).resolved()
+    settings |= name_by_folder(plan.runs[0], settings)
     changes, notes = choose_cadence(settings)
     if not settings["continue_training"]:
         notes.append("continue_training is false; it is true for this check")

@@ -15,6 +15,7 @@ from typing import Any
 from experiment.engines.local import last_line
 from experiment.files import append_event, now_text, read_events, write_json
 from experiment.locks import is_locked
+from experiment.parents import find_parent_id
 from experiment.progress import describe, read_progress
 from experiment.run import Run, RunStatus, State, find_runs
 from experiment.runners import list_runners, read_plans, say_runners
@@ -36,6 +37,8 @@ class Line:
     status: RunStatus
     planned: bool
     total: int | None
+    parent: str | None = None
+    """The id of the run that it begins from."""
 
 
 def read_plan(experiment_dir: Path, wanted: str = "") -> Iterator[dict[str, Any]]:
@@ -91,7 +94,7 @@ def list_lines(experiment_dir: Path) -> Iterator[Line]:
             continue
         seen.add(row["id"])
         run = folders.get(row["id"]) or Run.create_path(experiment_dir, row["label"], row["id"])
-        yield Line(run, run.status(), True, row["settings"].get("max_timesteps"))
+        yield Line(run, run.status(), True, row["settings"].get("max_timesteps"), find_parent_id(row["settings"]))
     for run_id, run in folders.items():
         if run_id not in seen:
             yield Line(run, run.status(), False, None)
@@ -107,8 +110,9 @@ def print_status(experiment_dir: Path, as_json: bool) -> None:
             continue
         step, speed, episode_return, left = describe(read_progress(line.run), line.total)
         state = str(line.status) if line.planned else f"{line.status}, not in the plan"
+        parent = "" if line.parent is None else f"  (from {line.parent})"
         running = f"  {speed} steps/s, {left} left" if line.status.state is State.RUNNING else ""
-        print(f"{line.run.id}  {state:<16}  step {step}, return {episode_return}{running}  {line.run.label}")
+        print(f"{line.run.id}  {state:<16}  step {step}, return {episode_return}{running}  {line.run.label}{parent}")
         if line.status.state is State.FAILED:
             print(f"{'':18}{last_line(line.run.console_path(line.status.attempt))}")
     if not as_json:
@@ -138,6 +142,7 @@ def _as_object(line: Line) -> dict[str, object]:
         "step": progress.step,
         "steps_per_s": progress.speed,
         "return": progress.episode_return,
+        "from": line.parent,
     }
 
 

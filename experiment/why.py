@@ -13,6 +13,7 @@ from experiment.engines.local import describe_ending, last_line, last_lines
 from experiment.files import read_events, read_json
 from experiment.locks import is_locked, list_holders
 from experiment.outcomes import is_left_failed
+from experiment.parents import Parent, open_parent, read_settings
 from experiment.problems import SpecError
 from experiment.progress import describe, read_progress
 from experiment.provenance import hash_code
@@ -114,6 +115,10 @@ class Case:
             return f"{self.command()} --rerun {self.run.id}"
         return f"{self.command()} --continue_training false" if self.status.state is State.DONE else self.command()
 
+    def find_parent(self) -> Parent | None:
+        """Give the run that it begins from: as it was started last, else as it is planned."""
+        return open_parent(self.run, read_settings(self.run) or self.settings or {})
+
     def point_of_resume(self) -> str:
         """Say from where it would go on."""
         newest = find_newest_whole(self.run.checkpoints_dir)
@@ -121,7 +126,11 @@ class Case:
             return f"from step {newest.step:,} (newest valid checkpoint)"
         if any(not stored.is_unfinished() for stored in list_stored(self.run.checkpoints_dir, "step")):
             return "from none of its checkpoints, which are broken: it will say so and fail"
-        return "from the start (it has no checkpoint)"
+        if (parent := self.find_parent()) is None:
+            return "from the start (it has no checkpoint)"
+        if not parent.run.folder.is_dir():
+            return f"from nothing: it has no checkpoint, and run {parent.run.id}, which it begins from, is gone"
+        return f"from where run {parent.run.id} is (it has no checkpoint of its own)"
 
 
 def print_why(run: Run) -> None:
@@ -269,6 +278,7 @@ def list_facts(case: Case) -> list[tuple[str, str]]:
     run, attempt = case.run, case.status.attempt
     planned = run.experiment_dir / "plan.jsonl"
     facts = [("plan", f"{planned}" if case.settings is not None else f"not in {planned} any more; kept")]
+    facts += _list_parent(case)
     if attempt == 0:
         return facts
     first = max(1, attempt - SHOWN_ATTEMPTS + 1)
@@ -285,6 +295,20 @@ def list_facts(case: Case) -> list[tuple[str, str]]:
     console = run.console_path(attempt)
     facts.append(("console", str(console) if console.exists() else "the terminal it was started from"))
     return facts
+
+
+def _list_parent(case: Case) -> list[tuple[str, str]]:
+    """Say which run it begins from, and where that one was when it did."""
+    parent = case.find_parent()
+    if parent is None:
+        return []
+    began = read_json(case.run.parent_path)
+    when = (
+        f", at its step {began['step']:,}" if began is not None and began["id"] == parent.run.id else ", not yet begun"
+    )
+    what = "all its state" if parent.continues else "its networks alone"
+    gone = "" if parent.run.folder.is_dir() else "; it is gone"
+    return [("from", f"run {parent.run.id}{when}, with {what}: {parent.run.folder}{gone}")]
 
 
 def print_console(case: Case) -> None:

@@ -171,18 +171,22 @@ class ReplayBuffer:
         return {"rows": RowLog(self._rows, self._total), "generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state that `state_dict` gave; the ring in it is kept, not copied.
+        """Take over a state that `state_dict` gave; the ring in it is kept, not copied, unless this buffer's is larger.
 
         Raises:
-            ValueError: the ring is of another size than this buffer's.
+            ValueError: the ring is larger than this buffer's, or smaller and full; or its rows are others.
         """
         log: RowLog = state["rows"]
-        if log.rows.shape != self._rows.shape or log.rows.dtype != self._rows.dtype:
+        if (
+            log.rows.shape[1:] != self._rows.shape[1:]
+            or log.rows.dtype != self._rows.dtype
+            or not log.fits(self._capacity)
+        ):
             raise ValueError(
                 f"the saved buffer has {log.rows.shape} {log.rows.dtype} rows, and this run's {self._rows.shape} "
                 f"{self._rows.dtype}: buffer_size, max_timesteps, n_step or the environment has changed"
             )
-        self._rows = np.ascontiguousarray(log.rows, dtype=np.float32)
+        self._rows = np.ascontiguousarray(log.widen(self._capacity).rows, dtype=np.float32)
         self._tensor = torch.from_numpy(self._rows)
         self._total = log.total
         self._generator.bit_generator.state = state["generator"]

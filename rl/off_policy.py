@@ -32,6 +32,7 @@ from training.evaluation import evaluate_policy
 from training.protocol import Episode, Evaluation, NotOneModuleError, References, StepResult, Treatment
 from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
+from training.weights import copy_weights
 
 Config = TypeVar("Config", bound=OffPolicyConfig)
 
@@ -79,6 +80,10 @@ class Agent(Protocol):
 
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
+        ...
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Give all networks by their names in the state, targets among them."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,6 +215,10 @@ class OffPolicyTrainer:
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, targets left out."""
         return self.agent.components()
+
+    def take_weights(self, state: dict[str, Any]) -> None:
+        """Take the networks alone out of another run's state; see `training.protocol.TakesWeights`."""
+        copy_weights(self.agent.networks(), state["agent"])
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""

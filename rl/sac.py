@@ -246,6 +246,10 @@ class SACAgent:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic}
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Give the networks by name, the target among them."""
+        return {name: part for name, part in self._list_parts().items() if isinstance(part, nn.Module)}
+
     def state_dict(self) -> dict[str, Any]:
         """Give networks, targets, temperature, optimizers and generators."""
         return {name: part.state_dict() for name, part in self._list_parts().items()} | {

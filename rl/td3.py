@@ -209,6 +209,10 @@ class TD3Agent:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic}
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Give the networks by name, targets among them."""
+        return {name: part for name, part in self._list_parts().items() if isinstance(part, nn.Module)}
+
     def state_dict(self) -> dict[str, Any]:
         """Give networks, targets, optimizers, noise, and where in the policy's delay it is."""
         return {name: part.state_dict() for name, part in self._list_parts().items()} | {

@@ -9,7 +9,7 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from experiment.identity import hash_identity
+from experiment.identity import PARENT_KEYS, hash_identity, name_parent
 from experiment.memory import MemoryRoom
 from experiment.plan import nest_settings
 from experiment.problems import Fault, SettingsError, suggest
@@ -91,6 +91,8 @@ class TrainerConfig(BaseModel):
     guard_max_critic_loss: Annotated[float, Field(gt=0)] | None = None
     guard_max_actor_loss: Annotated[float, Field(gt=0)] | None = None
     guard_min_episode_length: Annotated[float, Field(gt=0)] | None = None
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    init_weights_from: Annotated[str, Field(min_length=1)] | None = None
 
     @property
     def evaluation_kwargs(self) -> dict[str, Any]:
@@ -160,15 +162,18 @@ class TrainerConfig(BaseModel):
 
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set. A trainer adds its own to these."""
-        return {} if self.evaluates else {"eval_env_kwargs": "eval_freq and num_final_eval are 0"}
+        off = {} if self.evaluates else {"eval_env_kwargs": "eval_freq and num_final_eval are 0"}
+        if self.init_from is not None:
+            off["init_weights_from"] = "init_from goes on with all of another run's state"
+        return off
 
     def _pair(self, key: str, relation: str, other: str, outcome: str) -> Fault:
         return Fault(
             (key, other), f"{key} ({getattr(self, key)}) {relation} {other} ({getattr(self, other)}): {outcome}"
         )
 
-    def run_id(self) -> str:
-        """Give the run's identity: trainer, version and active settings that differ from their defaults."""
+    def identity_settings(self) -> dict[str, Any]:
+        """Give the active settings that can change results and differ from their defaults, in normal form."""
         inactive = self.inactive_keys()
         values = self.__dict__
         active = {
@@ -176,7 +181,12 @@ class TrainerConfig(BaseModel):
             for key, default in identity_defaults(type(self)).items()
             if values[key] != default and key not in inactive
         }
-        return hash_identity(self.algorithm_name, self.config_version, active)
+        # Wherever the parent's folder is, it is the same run.
+        return active | {key: name_parent(active[key]) for key in PARENT_KEYS if key in active}
+
+    def run_id(self) -> str:
+        """Give the run's identity: trainer, version and active settings that differ from their defaults."""
+        return hash_identity(self.algorithm_name, self.config_version, self.identity_settings())
 
     def resolved(self) -> dict[str, Any]:
         """Give every setting with its value, nested models as mappings, ready for `config.yaml`."""

@@ -16,6 +16,12 @@ def find_backends(trainer: Trainer) -> dict[str, str]:
     return trainer.describe_backends() if isinstance(trainer, ChoosesBackends) else {}
 
 
+def describe_trainer(trainer: Trainer) -> dict[str, Any]:
+    """Give how a trainer resumes and what it computes with. Environments that can't be saved tell when a state is."""
+    resume = {"resume": trainer.resume_mode, "resume_reason": trainer.resume_reason}
+    return resume | {"backends": find_backends(trainer)}
+
+
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Give a line for each fact that was another when a checkpoint was written.
 

@@ -40,7 +40,7 @@ def fit(
     Args:
         trainer: freshly built; left open.
         run: its folder exists, and its lock is held by this process.
-        config: gives the cadence; see `training.session.Progress` for what it counts.
+        config: gives the cadence; see `training.counters.Progress` for what it counts.
         attempt: this start of the run.
         should_stop: asked before each step, also of evaluations; True ends the attempt with a checkpoint.
         say: prints a line for people.

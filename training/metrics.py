@@ -124,19 +124,33 @@ class MetricsLog:
         return self.load_state_dict({"bytes": 0, "rows": 0, "chain": ""}, clock=-1)
 
     def _cut(self) -> int:
-        content = self._path.read_bytes() if self._path.exists() else b""
-        kept, dropped = content[: self._bytes], content[self._bytes :]
-        chain = ""
-        for line in kept.splitlines(keepends=True):
-            chain = _link(chain, line)
-        if len(kept) < self._bytes or chain != self._chain:
-            raise MetricsError(
-                f"{self._path} isn't what the checkpoint saw ({self._rows} rows in {self._bytes:,} bytes): rows are "
-                "missing or were changed; put the file back, or train from the start with continue_training: false"
-            )
+        _, dropped = divide_rows(self._path, self.state_dict())
         if dropped:
             os.truncate(self._path, self._bytes)
         return len(dropped.splitlines())
+
+
+def divide_rows(path: Path, state: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Give what a checkpoint has seen of a `metrics.jsonl`, and what came after it.
+
+    Args:
+        path: the file; one that isn't there is empty.
+        state: what `MetricsLog.state_dict` gave then.
+
+    Raises:
+        MetricsError: the file is shorter than the checkpoint knows it, or was changed.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    kept, dropped = content[: state["bytes"]], content[state["bytes"] :]
+    chain = ""
+    for line in kept.splitlines(keepends=True):
+        chain = _link(chain, line)
+    if len(kept) < state["bytes"] or chain != state["chain"]:
+        raise MetricsError(
+            f"{path} isn't what the checkpoint saw ({state['rows']} rows in {state['bytes']:,} bytes): rows are "
+            "missing or were changed; put the file back, or train from the start with continue_training: false"
+        )
+    return kept, dropped
 
 
 def _link(chain: str, line: bytes) -> str:

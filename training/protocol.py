@@ -189,6 +189,21 @@ class ChoosesBackends(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesWeights(Protocol):
+    """A trainer that can begin with the networks that another run of the same trainer has learned."""
+
+    def take_weights(self, state: dict[str, Any]) -> None:
+        """Take networks and the slow copies of them out of a state that `state_dict` gave, and nothing else.
+
+        Optimizers, statistics, counters, generators, replay data and environments stay as they were built.
+
+        Raises:
+            WeightsError: a network there is of another kind or size.
+        """
+        ...
+
+
 class NotOneModuleError(ValueError):
     """A policy that can't be written as one module, and why."""
 

@@ -25,6 +25,19 @@ class RowLog:
         """The number of rows that the ring holds."""
         return int(self.rows.shape[0])
 
+    def fits(self, capacity: int) -> bool:
+        """Tell whether a ring of so many rows can be made of it: a larger one only while none was written over."""
+        return capacity == self.capacity or (capacity > self.capacity and self.first == 0)
+
+    def widen(self, capacity: int) -> RowLog:
+        """Give the same rows as they would stand in a ring of another size, if it `fits`: the same ring, or a copy."""
+        assert self.fits(capacity)
+        if capacity == self.capacity:
+            return self
+        rows = np.zeros((capacity, *self.rows.shape[1:]), self.rows.dtype)
+        rows[: self.total] = self.rows[: self.total]
+        return RowLog(rows, self.total)
+
     @property
     def first(self) -> int:
         """The number, counted from the first ever added, of the oldest row that is still there."""

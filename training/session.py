@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import torch
 
 from experiment.files import now_text, read_json, write_json
+from experiment.parents import open_parent
 from experiment.run import Run
 from training.budget import WallBudget
 from training.checkpoint import Checkpoint, CheckpointStore
 from training.config import TrainerConfig
+from training.counters import Progress
 from training.evaluation import (
     describe_evaluation,
     selection_seeds,
@@ -21,8 +23,9 @@ from training.evaluation import (
     write_out_evaluation,
     write_out_means,
 )
-from training.facts import find_backends, list_differences
+from training.facts import describe_trainer, find_backends, list_differences
 from training.health import HealthGuard
+from training.inheritance import inherit, refusing
 from training.metrics import Averages, MetricsLog, RecentEpisodes
 from training.protocol import Evaluation, EvaluationStopped, StepResult, Trainer
 from training.resources import Meter, count_parameters, hash_state, measure_replay_bytes, read_gpu_utilisation
@@ -48,21 +51,6 @@ class Attempt:
     device: str
     threads: int
     code_version: str
-
-
-@dataclass
-class Progress:
-    """Counters of a run.
-
-    `clock` is what frequencies and `max_timesteps` count: a training step moves it by the environment steps that it
-    took, and by one where it took none, unless it says otherwise. So it counts environment steps for a trainer that
-    acts, and training steps for one that learns from data, also where it acts now and then.
-    """
-
-    step: int = 0
-    env_step: int = 0
-    updates: int = 0
-    clock: int = 0
 
 
 class Session:
@@ -135,20 +123,35 @@ class Session:
             RunFolderError: with `continue_training: false`, an earlier life of the run has left something.
             CheckpointError: there are checkpoints and none can be used.
             MetricsError: `metrics.jsonl` isn't what the checkpoint saw.
+            SettingsError: what it is to begin from isn't there, or doesn't fit.
         """
         for name, backend in find_backends(self._trainer).items():
             self._say(f"{name}: {backend}")
         if not self._config.continue_training:
             self._refuse_leftovers()
+            self._inherit()
         elif (checkpoint := self._store.resume(self._find_protected)) is not None:
             self._restore(checkpoint)
-        elif dropped := self._metrics.start_over():
-            self._say(
-                f"No checkpoint yet: training starts from step 0 again, {dropped} earlier metric rows are dropped"
-            )
+        else:
+            if dropped := self._metrics.start_over():
+                self._say(f"No checkpoint yet: training begins again, {dropped} earlier metric rows are dropped")
+            self._inherit()
         if self.guard.may_repair:
             self._begin_repairing()
         self._row_before = (self.progress.clock, self._meter.wall_s())
+
+    def _inherit(self) -> None:
+        """Begin from the run that the settings name, if they name one, and need it no more from then on."""
+        parent = open_parent(self._run, self._config.resolved())
+        if parent is None:
+            return
+        with refusing(parent):
+            if checkpoint := inherit(parent, self._run, self._config, self._trainer, self._say):
+                self._restore(checkpoint)
+                # There is nothing earlier here to go back to.
+                self.guard.healthy_step = max(self.guard.healthy_step, checkpoint.step)
+        self._saved_step = None
+        self.save()
 
     def _find_protected(self, checkpoint: Checkpoint) -> int | None:
         """Give the step up to which the run was healthy as a checkpoint saw it, where the guard may go back there."""
@@ -246,13 +249,9 @@ class Session:
         )
 
     def _write_row(self, values: Mapping[str, float]) -> None:
-        progress = self.progress
+        progress, wall_time = self.progress, self._meter.wall_s()
         self._metrics.write(
-            step=progress.step,
-            env_step=progress.env_step,
-            clock=progress.clock,
-            wall_time=self._meter.wall_s(),
-            values=values,
+            step=progress.step, env_step=progress.env_step, clock=progress.clock, wall_time=wall_time, values=values
         )
         self.guard.check(progress.step, progress.updates, values)
 
@@ -296,8 +295,8 @@ class Session:
             self._saved_step = self.progress.step
 
     def _full_state(self) -> dict[str, Any]:
-        trainer, session = self._trainer.state_dict(), self.state_dict()
-        return {"trainer": trainer, "session": session, "generators": read_global_generators()}
+        state = {"trainer": self._trainer.state_dict(), "session": self.state_dict()}
+        return state | {"generators": read_global_generators()}
 
     def _facts(self) -> dict[str, Any]:
         attempt = self._attempt
@@ -306,15 +305,10 @@ class Session:
             "threads": attempt.threads,
             "torch": str(torch.__version__),
             "code_version": attempt.code_version,
-            **self._describe_trainer(),
+            # Asked for after the trainer gave its state: that is when it finds an environment that can't be saved.
+            **describe_trainer(self._trainer),
             "saved": now_text(),
         }
-
-    def _describe_trainer(self) -> dict[str, Any]:
-        # Asked for after the trainer gave its state: that is when it finds an environment that can't be saved.
-        trainer = self._trainer
-        resume = {"resume": trainer.resume_mode, "resume_reason": trainer.resume_reason}
-        return resume | {"backends": find_backends(trainer)}
 
     def write_summary(self, evaluation: Evaluation | None) -> None:
         """Write `summary.json` with the evaluation on the report seeds, unless the guard asks for an end first.
@@ -353,12 +347,13 @@ class Session:
             "env_steps": progress.env_step,
             "updates": progress.updates,
             "attempts": attempt.number,
-            **self._describe_trainer(),
+            **describe_trainer(self._trainer),
             "guard": self.guard.summary(),
             "device": attempt.device,
             "threads": attempt.threads,
             "code_version": attempt.code_version,
             "state_hash": self._final_hash,
+            "parent": read_json(self._run.parent_path),
         }
 
     def is_summarised(self) -> bool:

@@ -29,6 +29,7 @@ from training.gate import GradientGate
 from training.protocol import Evaluation, References, StepResult, Treatment
 from training.seeding import derive_seed
 from training.vitals import Metrics, Vitals, is_measured, note_skips, note_weights
+from training.weights import copy_weights
 
 
 def say(line: str) -> None:
@@ -217,6 +218,10 @@ class Trainer:
     def components(self) -> dict[str, nn.Module]:
         """Give the learnable networks by name, the slow copy left out."""
         return self.model.components()
+
+    def take_weights(self, state: dict[str, Any]) -> None:
+        """Take the networks alone out of another run's state; see `training.protocol.TakesWeights`."""
+        copy_weights({"model": self.model, "average": self.average}, state)
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""

@@ -20,6 +20,7 @@ from experiment.engines.environment import make_base_environment
 from experiment.engines.orphans import OrphanKeeper
 from experiment.engines.warm import Forked, WarmLauncher
 from experiment.files import make_durable, now_text, write_atomically, write_json
+from experiment.parents import Parent
 from experiment.run import Run
 from experiment.schedule import Ending
 
@@ -35,6 +36,8 @@ class Work:
     is_foreign: bool
     """True for a script that isn't our trainer: it sets `CUDA_VISIBLE_DEVICES` itself, from `-g`, and its exit code 3
     means nothing in particular."""
+    parent: Parent | None = None
+    """The run that it begins from."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +160,13 @@ class LocalEngine:
         """
         reader, writer = os.pipe()
         try:
-            threads = choose_threads(run, self.limits.threads)
+            threads = choose_threads(run, self.limits.threads, work.parent)
             warm = self._choose_warm(make_environment(run, 0, work, device, threads), work)
             # Code that a fork has imported can't change any more; a process will import it as it is now.
             version = self.find_code_version() if warm is None else warm.code_version
-            attempt = prepare_attempt(run, work.config_text, work.command, device.name, threads, version, durable=False)
+            attempt = prepare_attempt(
+                run, work.config_text, work.command, device.name, threads, version, work.parent, durable=False
+            )
             job = supervise.Job(
                 lock_fd=lock,
                 control_fd=reader,
@@ -236,9 +241,13 @@ def make_environment(run: Run, attempt: int, work: Work, device: Device, threads
     return environment if work.is_foreign else environment | device.environment()
 
 
-def choose_threads(run: Run, wanted: int) -> int:
-    """Give the number of threads of a run: that of its first attempt, since sums depend on it to the last bit."""
-    return int(run.read_start(1).get("threads", wanted))
+def choose_threads(run: Run, wanted: int, parent: Parent | None = None) -> int:
+    """Give the number of threads of a run: that of its first attempt, since sums depend on it to the last bit.
+
+    A run that goes on with the state of another has the threads of that one.
+    """
+    before = parent.run.read_start(1) if parent is not None and parent.continues else {}
+    return int(run.read_start(1).get("threads", before.get("threads", wanted)))
 
 
 def prepare_attempt(
@@ -248,6 +257,7 @@ def prepare_attempt(
     device: str,
     threads: int,
     code_version: str,
+    parent: Parent | None = None,
     *,
     durable: bool = True,
 ) -> int:
@@ -266,6 +276,7 @@ def prepare_attempt(
         "command": list(command),
         "started": now_text(),
     }
+    start |= {} if parent is None else {"parent": parent.run.id}
     write_json(run.start_path(attempt), start, durable=durable)
     return attempt
 

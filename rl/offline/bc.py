@@ -91,6 +91,10 @@ class BCAgent:
         """Give the learnable networks by name."""
         return {"actor": self.actor}
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Give the networks by name."""
+        return {name: part for name, part in self._list_parts().items() if isinstance(part, nn.Module)}
+
     def state_dict(self) -> dict[str, Any]:
         """Give network and optimizer."""
         return save_parts(self._list_parts())

@@ -205,6 +205,10 @@ class IQLAgent:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic, "value": self.value}
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Give the networks by name, the target among them."""
+        return {name: part for name, part in self._list_parts().items() if isinstance(part, nn.Module)}
+
     def state_dict(self) -> dict[str, Any]:
         """Give networks, target, optimizers, and how far the actor's learning rate has fallen."""
         return save_parts(self._list_parts()) | {"updates": self._updates}

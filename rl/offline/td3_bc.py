@@ -144,6 +144,10 @@ class TD3BCAgent:
         """Give the learnable networks by name, targets left out."""
         return {"actor": self.actor, "critic": self.critic}
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Give the networks by name, targets among them."""
+        return {name: part for name, part in self._list_parts().items() if isinstance(part, nn.Module)}
+
     def state_dict(self) -> dict[str, Any]:
         """Give networks, targets, optimizers, the noise's generator, and where in the policy's delay it is."""
         return save_parts(self._list_parts()) | {"smoothing": self._smoothing.get_state(), "updates": self._updates}

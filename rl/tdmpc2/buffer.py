@@ -255,7 +255,7 @@ class _Rows:
         return RowLog(self.memory, self.total)
 
     def load(self, log: RowLog) -> None:
-        self.memory, self.total = np.ascontiguousarray(log.rows), log.total
+        self.memory, self.total = np.ascontiguousarray(log.widen(len(self.memory)).rows), log.total
 
 
 class _EpisodeRing:
@@ -383,7 +383,8 @@ class _EpisodeRing:
         """Refuse a state of other sizes."""
         for name, rows in self._find_rows().items():
             saved, own = state[name].rows, rows.memory
-            if (saved.shape, saved.dtype) != (own.shape, own.dtype):
+            same = (saved.shape[1:], saved.dtype) == (own.shape[1:], own.dtype)
+            if not (same and state[name].fits(len(own))):
                 raise ValueError(
                     f"the saved buffer's {name} are {saved.shape} {saved.dtype}, and this run's {own.shape} "
                     f"{own.dtype}: buffer_size, max_timesteps, num_envs or the environment has changed"
@@ -393,7 +394,10 @@ class _EpisodeRing:
         for name, rows in self._find_rows().items():
             rows.load(state[name])
         column = state["pref_reward"]
-        self._pref_reward = None if column is None else np.array(column, np.float32)
+        self._pref_reward = None
+        if column is not None:
+            self._pref_reward = np.full(len(self._steps.memory), np.nan, np.float32)
+            self._pref_reward[: len(column)] = column
         self._episode_start, self._task = state["episode_start"], state["task"]
         self.first_step, self._first_start = self._steps.log().first, self._starts.log().first
         self._forget()

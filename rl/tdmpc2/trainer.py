@@ -28,6 +28,7 @@ from training.evaluation import evaluate_begun
 from training.protocol import Episode, Evaluation, References, StepResult, Treatment
 from training.seeding import derive_seed, spawn_generator
 from training.vitals import Metrics, Vitals, combine_vitals, is_measured
+from training.weights import copy_weights
 
 PRETRAIN_CHUNK = 10
 """Updates of the pretraining in one training step: between steps a run can be stopped and saved."""
@@ -249,6 +250,11 @@ class TDMPC2Trainer:
     def describe_backends(self) -> dict[str, str]:
         """Give what norms and activations are computed by."""
         return {"normed_layers": describe_kernels(self.device)}
+
+    def take_weights(self, state: dict[str, Any]) -> None:
+        """Take the networks alone out of another run's state; see `training.protocol.TakesWeights`."""
+        copy_weights({"model": self.agent.model}, state["agent"])
+        self.agent.version += 1
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""

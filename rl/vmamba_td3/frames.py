@@ -214,12 +214,12 @@ class FrameRing:
         """
         for name in ("depth", "base", "links", "rows", *(["privileged"] if self._privileged.size else [])):
             log, own = state[name], vars(self)[f"_{name}"]
-            if log.rows.shape != own.shape:
+            if log.rows.shape[1:] != own.shape[1:] or not log.fits(self._capacity):
                 raise ValueError(
                     f"the saved buffer's {name} has shape {log.rows.shape}, and this run's {own.shape}: buffer_size, "
                     "max_timesteps, num_envs or the environment has changed"
                 )
-            setattr(self, f"_{name}", np.ascontiguousarray(log.rows, dtype=own.dtype))
+            setattr(self, f"_{name}", np.ascontiguousarray(log.widen(self._capacity).rows, dtype=own.dtype))
         self._frames, self._transitions = state["depth"].total, state["rows"].total
         self._first, self._episode_start = state["first"], state["episode_start"]
 

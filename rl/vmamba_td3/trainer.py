@@ -32,6 +32,7 @@ from training.evaluation import evaluate_policy
 from training.protocol import Episode, Evaluation, NotOneModuleError, References, StepResult, Treatment
 from training.seeding import spawn_generator
 from training.vitals import Metrics, Vitals, is_measured
+from training.weights import copy_weights
 
 Windows: TypeAlias = dict[str, NDArray[np.float32]]
 Slot: TypeAlias = EnvironmentSlot[Windows]
@@ -269,6 +270,11 @@ class VMambaTD3Trainer:
         """Give what the selective scan is done by."""
         found = describe_backend(self.device)
         return {"selective_scan": f"{found['backend']} ({found['details']})"}
+
+    def take_weights(self, state: dict[str, Any]) -> None:
+        """Take the networks alone out of another run's state; see `training.protocol.TakesWeights`."""
+        copy_weights({"networks": self.agent.networks, "targets": self.agent.targets}, state["agent"])
+        self.agent.version += 1
 
     def treat(self, treatment: Treatment) -> None:
         """Go on with other learning rates and batches than the config's."""

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
+from analysis.arms import compare_arms
 from analysis.load import ExperimentError, canonical
+from analysis.settings import tabulate_settings
 from experiment.locks import acquire_lock
 
 
@@ -159,6 +161,34 @@ def test_swept_keys_are_those_with_more_than_one_value(experiment: Any) -> None:
     experiment.add({"algorithm_name": "ddpg", "seed": 2, "tau": 1.0, "hidden_dims": [64]})
     experiment.add({"algorithm_name": "ddpg", "seed": 2, "tau": 1, "hidden_dims": [64, 64], "batch_size": 4})
     assert load_runs(experiment.folder).swept == ["seed", "hidden_dims", "batch_size"]
+
+
+def test_the_run_that_each_one_goes_on_from_is_no_axis(experiment: Any) -> None:
+    """Seeds stay seeds of one arm, and the parent of one of them, which isn't planned any more, isn't another."""
+    parents = []
+    for seed in (1, 2, 3):
+        parents.append(experiment.add({"seed": seed, "max_timesteps": 10}))
+        experiment.finish(parents[-1], 5.0)
+    experiment.combinations.clear()
+    for seed, parent in zip((1, 2, 3), [*parents[:2], None], strict=True):
+        begun = {} if parent is None else {"init_from": parent.id}
+        experiment.finish(experiment.add({"seed": seed, "max_timesteps": 20} | begun), 9.0 + seed)
+    data = load_runs(experiment.folder)
+    assert data.swept == ["seed"]
+    (comparison,) = compare_arms(data)
+    (result,) = comparison.results
+    assert (result.planned, result.finished, result.mean) == (3, 3, 11.0)
+    assert set(data.stale["id"]) == {parent.id for parent in parents}
+    rows = {row[0].text: row[1].text for row in tabulate_settings(data).rows}
+    assert (rows["init_from"], rows["max_timesteps"]) == ("of each run its own", "constant")
+
+
+def test_runs_that_differ_in_nothing_but_what_they_begin_with_are_told_apart(experiment: Any) -> None:
+    for key in ("init_from", "init_weights_from"):
+        experiment.combinations.clear()
+        for parent in ("a" * 16, "b" * 16):
+            experiment.add({"seed": 1, key: parent})
+        assert load_runs(experiment.folder).swept == [key]
 
 
 def test_columns_of_settings_have_sane_types(experiment: Any) -> None:

@@ -29,7 +29,7 @@ COMMON_KEYS = {
     "learning_starts",
     "batch_size", "buffer_size", "num_envs", "eval_freq", "num_eval", "num_final_eval", "save_freq", "keep_last",
     "keep_replay", "log_freq", "continue_training", "device", "guard", "guard_max_critic_loss",
-    "guard_max_actor_loss", "guard_min_episode_length",
+    "guard_max_actor_loss", "guard_min_episode_length", "init_from", "init_weights_from",
 }  # fmt: skip
 DDPG_KEYS = {
     "learning_rate", "actor_learning_rate", "critic_learning_rate", "discount", "tau", "hidden_dims", "noise_type",

@@ -403,3 +403,15 @@ def test_the_entropys_weight_moves_the_exploration(build: Build, weight: float, 
 def test_what_cannot_work_is_refused(build: Build, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         build(**settings)
+
+
+def test_the_networks_of_another_run_are_taken_and_nothing_else(build: Build) -> None:
+    taught, heir, fresh = (build(seed=seed) for seed in (1, 2, 2))
+    take_steps(taught, 3)
+    heir.take_weights(taught.state_dict())
+    ours, theirs, before = (trainer.state_dict() for trainer in (heir, taught, fresh))
+    for name in ("model", "average"):
+        assert hash_state(ours.pop(name)) == hash_state(theirs[name])
+        del before[name]
+    assert hash_state(ours) == hash_state(before)
+    take_steps(heir, 2)

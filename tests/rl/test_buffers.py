@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.buffers import ReplayBuffer
+from training.resources import hash_state
 
 CPU = torch.device("cpu")
 
@@ -84,6 +85,24 @@ def test_a_loaded_buffer_goes_on_with_the_same_batches_and_rows() -> None:
     assert torch.equal(buffer.sample(50).obs, other.sample(50).obs)
 
 
-def test_a_ring_of_another_size_is_refused() -> None:
+def test_a_ring_of_another_size_is_refused_where_rows_would_be_missing() -> None:
+    full = make_buffer(8)
+    fill(full, range(9))
+    for buffer in (make_buffer(7), make_buffer(9)):
+        with pytest.raises(ValueError, match="buffer_size"):
+            buffer.load_state_dict(full.state_dict())
     with pytest.raises(ValueError, match="buffer_size"):
-        make_buffer(9).load_state_dict(make_buffer(8).state_dict())
+        make_buffer(7).load_state_dict(make_buffer(8).state_dict())
+
+
+def test_a_ring_that_nothing_was_written_over_in_goes_on_in_a_larger_one() -> None:
+    """As a run does that is made longer: it has the rows and draws the batches of one that was so long all the time."""
+    short, long, straight = make_buffer(8), make_buffer(20), make_buffer(20)
+    for buffer in (short, straight):
+        fill(buffer, range(8))
+    long.load_state_dict(short.state_dict())
+    for buffer in (long, straight):
+        fill(buffer, range(8, 15))
+    assert hash_state(long.state_dict()) == hash_state(straight.state_dict())
+    assert torch.equal(long.sample(50).obs, straight.sample(50).obs)
+    assert len(short) == 8

@@ -215,7 +215,7 @@ def test_the_summary_has_what_its_contract_says(run: Run) -> None:
     assert set(summary) == {
         *("final_eval", "best_eval", "parameters", "memory", "time", "throughput", "steps", "env_steps", "updates"),
         *("attempts", "resume", "resume_reason", "backends", "guard", "device", "threads"),
-        *("code_version", "state_hash"),
+        *("code_version", "state_hash", "parent"),
     }
     assert summary["final_eval"]["seeds"] == list(report_seeds(2))
     assert summary["final_eval"]["mean"] == pytest.approx(np.mean(summary["final_eval"]["returns"]))
@@ -773,7 +773,7 @@ def test_rows_without_a_checkpoint_are_dropped_and_said(run: Run) -> None:
     assert len(read_rows(run)) == 5
     second = Life(run, config, number=2)
     assert second.fit() is Outcome.FINISHED
-    assert "No checkpoint yet: training starts from step 0 again, 5 earlier metric rows are dropped" in second.said
+    assert "No checkpoint yet: training begins again, 5 earlier metric rows are dropped" in second.said
     assert clocks(run, "eval/mean_reward") == [4, 8, 12, 16, 20, 24]
 
 

@@ -15,6 +15,7 @@ from experiment.problems import SettingsError
 from rl.offline.offline import OfflineTrainer
 from training.adam import Adam
 from training.state import pack_state
+from training.weights import WeightsError
 
 ALGORITHMS = ("bc", "td3_bc", "iql")
 BuildOffline = Callable[..., OfflineTrainer]
@@ -99,3 +100,16 @@ def test_seeds_give_other_networks_and_other_batches(small_offline: BuildOffline
     rows = [run_steps(small_offline(algorithm_name=algorithm, seed=seed), 3)[-1] for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2]
     assert all(np.isfinite(list(row.values())).all() for row in rows)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_networks_of_another_run_are_taken_and_nothing_else(small_offline: BuildOffline, algorithm: str) -> None:
+    taught, heir, fresh = (small_offline(algorithm_name=algorithm, seed=seed) for seed in (1, 2, 2))
+    run_steps(taught, 20)
+    heir.take_weights(copy.deepcopy(taught.state_dict()))
+    ours, theirs, before = (list_leaves(trainer.state_dict()) for trainer in (heir, taught, fresh))
+    networks = tuple(f"/agent/{name}/" for name in heir.agent.networks())
+    assert networks[0] == "/agent/actor/"
+    assert all(ours[path] == (theirs if path.startswith(networks) else before)[path] for path in ours)
+    with pytest.raises(WeightsError, match="actor is of other sizes there"):
+        heir.take_weights(small_offline(algorithm_name=algorithm, hidden_dims=[8, 16]).state_dict())

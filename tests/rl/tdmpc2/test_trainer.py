@@ -25,6 +25,7 @@ from training.protocol import ActsInEnvironment, StepResult, Trainer, Treatment
 from training.resources import hash_state
 from training.rowlog import RowLog
 from training.state import find_row_logs, pack_state, unpack_state
+from training.weights import WeightsError
 
 ROOT = Path(__file__).parents[3]
 TASKS = {
@@ -469,7 +470,7 @@ def test_batches_of_a_redrawn_run_are_others_by_its_number_alone(small_tdmpc2: B
         ({"episodic": True}, r"don't have the same networks: termination_head\.\S+ is in one alone"),
         ({"horizon": 4}, "the saved buffer has windows of 4 steps, and this run's 3"),
         ({"num_envs": 2}, "the saved buffer is of 2 environments, and this run's of 1"),
-        ({"buffer_size": 50}, r"the saved buffer's frames are \(50, 3\) float32, and this run's .* buffer_size"),
+        ({"max_timesteps": 9999}, r"the saved buffer's frames are \(\d+, 3\) float32, and this run's .* buffer_size"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
@@ -481,6 +482,32 @@ def test_a_state_of_other_settings_is_refused_in_one_line_that_names_what_differ
     with pytest.raises(ValueError, match=said) as refused:
         save_and_load(saved, trainer)
     assert "\n" not in str(refused.value)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one_s_state(small_tdmpc2: BuildTrainer) -> None:
+    """Its buffer is larger, and as if it had been so all the time."""
+    straight, short, longer = (small_tdmpc2(max_timesteps=length) for length in (300, 60, 300))
+    run_steps(straight, 25)
+    run_steps(short, 25)
+    short._buffer.write_pref_reward(0, np.ones(9))
+    straight._buffer.write_pref_reward(0, np.ones(9))
+    save_and_load(short, longer)
+    run_steps(straight, 90)
+    run_steps(longer, 90)
+    assert hash_state(longer.state_dict()) == hash_state(straight.state_dict())
+
+
+def test_the_networks_of_another_run_are_taken_and_nothing_else(small_tdmpc2: BuildTrainer) -> None:
+    taught, heir, fresh = (small_tdmpc2(seed=seed) for seed in (1, 2, 2))
+    run_steps(taught, 20)
+    heir.take_weights(copy.deepcopy(taught.state_dict()))
+    ours, before = heir.state_dict(), fresh.state_dict()
+    assert hash_state(ours["agent"].pop("model")) == hash_state(taught.state_dict()["agent"]["model"])
+    before["agent"].pop("model")
+    assert hash_state(ours) == hash_state(before)
+    with pytest.raises(WeightsError, match="model is of other sizes there"):
+        heir.take_weights(small_tdmpc2(latent_dim=24).state_dict())
+    run_steps(heir, 20)
 
 
 def test_a_run_trains_resumes_and_is_evaluated_as_users_type_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from envs.make import make_env
 from rl.vmamba_td3.buffer import SequenceReplayBuffer
+from training.resources import hash_state
 from training.state import pack_state, unpack_state
 
 SIZE = (5, 7)
@@ -220,7 +221,25 @@ def test_a_state_that_was_taken_goes_on_to_the_bit(envs: int, privileged_dim: in
         assert np.array_equal(one, two)
     assert buffer.sample_windows(1).privileged.shape == (1, privileged_dim)
     with pytest.raises(ValueError, match="buffer_size"):
-        SequenceReplayBuffer(60, 3, num_envs=envs).load_state_dict(state)
+        SequenceReplayBuffer(20, 3, num_envs=envs).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("envs", "privileged_dim"), [(1, 0), (2, 5)])
+def test_a_longer_run_s_buffer_goes_on_from_a_shorter_one_s(envs: int, privileged_dim: int) -> None:
+    short, straight = (SequenceReplayBuffer(size, 3, np.random.default_rng(3), num_envs=envs) for size in (80, 200))
+    longer = SequenceReplayBuffer(200, 3, np.random.default_rng(0), num_envs=envs)
+    for buffer in (short, straight):
+        naive = Naive(3, privileged_dim)
+        for env in range(envs):
+            naive.play(buffer, [(7, True), (20, False)], env, env=env)
+    longer.load_state_dict(short.state_dict())
+    for buffer in (longer, straight):
+        naive = Naive(3, privileged_dim)
+        for env in range(envs):
+            naive.play(buffer, [(60, True), (30, True)], 9 + env, env=env)
+    assert hash_state(longer.state_dict()) == hash_state(straight.state_dict())
+    for one, two in zip(longer.sample_windows(50), straight.sample_windows(50), strict=True):
+        assert np.array_equal(one, two)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -20,6 +20,7 @@ from training.protocol import Treatment
 from training.resources import hash_state
 from training.rowlog import RowLog
 from training.state import find_row_logs, pack_state, unpack_state
+from training.weights import WeightsError
 
 Build = Callable[..., VMambaTD3Trainer]
 VARIANTS: list[dict[str, Any]] = [
@@ -313,3 +314,19 @@ def test_the_documents_defaults_are_ours() -> None:
         "hidden_dim": 256,
     }
     assert {key: value for key, value in config.resolved().items() if key in wanted} == wanted
+
+
+def test_the_networks_of_another_run_are_taken_and_nothing_else(small_vmamba: Build) -> None:
+    taught, heir, fresh = (small_vmamba(seed=seed) for seed in (1, 2, 2))
+    for _ in range(13):
+        taught.train_step()
+    heir.take_weights(taught.state_dict())
+    ours, theirs, before = (trainer.state_dict() for trainer in (heir, taught, fresh))
+    for name in ("networks", "targets"):
+        assert hash_state(ours["agent"].pop(name)) == hash_state(theirs["agent"][name])
+        del before["agent"][name]
+    assert hash_state(ours) == hash_state(before)
+    with pytest.raises(WeightsError, match=r"networks is (of other sizes|built otherwise) there"):
+        heir.take_weights(small_vmamba(hidden_dim=16).state_dict())
+    for _ in range(8):
+        heir.train_step()
