@@ -70,7 +70,7 @@ def test_the_status_of_a_thousand_runs_takes_less_than_a_second(many: Path) -> N
     assert states == {"DONE": 946, "RUNNING": 4, "FAILED": 10, "STOPPED": 10, "LOST": 10, "PENDING": 20}
     assert answer.cpu_s < 1
     answer = run(many, str(RUNNER), "status", "-e", "random.yaml")
-    assert answer.text.endswith("\n1000 DONE\n")
+    assert "\n1000 DONE\n" in answer.text
     assert answer.cpu_s < 1
 
 
