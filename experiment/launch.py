@@ -51,6 +51,7 @@ class Launcher:
     view: View
     waiting: deque[Run] = field(default_factory=deque)
     handles: dict[int, Handle] = field(default_factory=dict)
+    controls: dict[int, Handle] = field(default_factory=dict)
     elsewhere: dict[str, Run] = field(default_factory=dict)
     outcomes: dict[str, RunOutcome] = field(default_factory=dict)
     seen_attempts: dict[str, int] = field(default_factory=dict)
@@ -133,8 +134,9 @@ class Launcher:
                 self._give_up(run, error)
                 return
             self.places.begin(choice, handle)
-            self.handles[handle.pidfd] = handle
-            self.selector.register(handle.pidfd, selectors.EVENT_READ)
+            self.handles[handle.pidfd] = self.controls[handle.control] = handle
+            for descriptor in (handle.pidfd, handle.control):
+                self.selector.register(descriptor, selectors.EVENT_READ)
             how = {"placed": choice.remark} if choice.remark else {}
             self._note("started", run, attempt=handle.attempt, device=handle.device.name, warm=handle.is_warm, **how)
             for remark in self.engine.take_remarks():
@@ -199,9 +201,20 @@ class Launcher:
             while self.signals:
                 self._hear_signal(self.signals.pop(0))
             return
+        if descriptor in self.controls:
+            handle = self._forget_control(descriptor)
+            if handle.has_ended_well():
+                self.places.vacate(handle)
+        elif descriptor in self.handles:
+            self.selector.unregister(descriptor)
+            handle = self.handles.pop(descriptor)
+            if handle.control in self.controls:
+                self._forget_control(handle.control)
+            self._conclude(handle, handle.collect())
+
+    def _forget_control(self, descriptor: int) -> Handle:
         self.selector.unregister(descriptor)
-        handle = self.handles.pop(descriptor)
-        self._conclude(handle, handle.collect())
+        return self.controls.pop(descriptor)
 
     def _conclude(self, handle: Handle, ending: Ending) -> None:
         """Decide what the end of an attempt means, and give its place to the next run."""

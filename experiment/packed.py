@@ -92,6 +92,7 @@ class PackedPlaces:
         self._company = Company()
         self._wishes: dict[str, Wish] = {}
         self._watched: dict[str, Watched] = {}
+        self._vacated: set[str] = set()
         self._gone: set[int] = set()
         self._remarks: list[str] = []
         self._said: dict[str, int] = {}
@@ -102,7 +103,7 @@ class PackedPlaces:
     def choose(self, waiting: Collection[Run]) -> Choice | None:
         """Give the run that the packer would start now."""
         placement = self._packer.choose(map(self._wish, waiting), self._room)
-        if placement is None:
+        if placement is None or (placement.kind is Kind.ALONE and self._vacated):
             return None
         run = next(run for run in waiting if run.id == placement.wish.key)
         remarks = {Kind.PACKED: "", Kind.CANARY: "canary", Kind.ALONE: "alone"}
@@ -116,15 +117,26 @@ class PackedPlaces:
         self._company.begin(handle.run.id, choice.device)
         self._watched[handle.run.id] = Watched(handle, choice.place, now, find_saved_step(handle.run))
 
+    def vacate(self, handle: Handle) -> None:
+        """Let others have what a training took that is over, unless how many fit is to be learnt from it first."""
+        if self._watched[handle.run.id].placement.wish.shape in self._packer.known:
+            self._release(handle.run.id)
+
+    def _release(self, run_id: str) -> None:
+        self._packer.end(run_id)
+        self._company.end(run_id)
+        self._vacated.add(run_id)
+
     def had_company(self, handle: Handle, ending: Ending) -> bool:
         """Tell whether others may have taken what a run lacked that has just ended."""
         return self._company.mattered(handle.run.id, ending)
 
     def end(self, handle: Handle, ending: Ending) -> dict[str, int]:
         """Note that a run is over, and learn from it. Gives its peaks."""
+        if handle.run.id not in self._vacated:
+            self._release(handle.run.id)
+        self._vacated.remove(handle.run.id)
         watched = self._watched.pop(handle.run.id)
-        self._packer.end(handle.run.id)
-        self._company.end(handle.run.id)
         own = handle.run.read_exit(handle.attempt) or {}
         peak = watched.peak().join(Peak(0, int(own.get("peak_rss_bytes", 0))))
         wish = watched.placement.wish
@@ -159,6 +171,8 @@ class PackedPlaces:
             self._looked = now
             self._room = self._measure()
             for watched in self._watched.values():
+                if watched.handle.run.id in self._vacated:
+                    continue
                 self._packer.hold(watched.handle.run.id, watched.peak())
                 self._look_for_cycle(watched)
         remarks, self._remarks = self._remarks, []

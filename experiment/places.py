@@ -33,6 +33,10 @@ class Places(Protocol):
         """Note that a run that was chosen has started."""
         ...
 
+    def vacate(self, handle: Handle) -> None:
+        """Note that a training has ended well, so that its place can be taken; `end` follows when that is written."""
+        ...
+
     def had_company(self, handle: Handle, ending: Ending) -> bool:
         """Tell whether others may have taken what a run lacked that has just ended. To be asked before `end`."""
         ...
@@ -61,6 +65,7 @@ class FixedPlaces:
         self._devices = devices
         self._free = make_slots(devices, jobs)
         self._taken: dict[str, Slot] = {}
+        self._vacated: set[str] = set()
         self._gone: set[int] = set()
         self._lost: set[str] = set()
         self._alone: set[str] = set()
@@ -74,7 +79,7 @@ class FixedPlaces:
         if run is not None:
             return Choice(run, self._free[0].device, self._free[0])
         run = next(iter(waiting), None)
-        if run is None or self._taken:
+        if run is None or self._taken or self._vacated:
             return None
         return Choice(run, self._free[0].device, self._free[0], "alone")
 
@@ -89,14 +94,21 @@ class FixedPlaces:
         """Tell whether others may have taken what a run lacked that has just ended."""
         return self._company.mattered(handle.run.id, ending)
 
-    def end(self, handle: Handle, ending: Ending) -> dict[str, int]:
-        """Give the place of a run that is over to the next one, unless its device is gone."""
+    def vacate(self, handle: Handle) -> None:
+        """Give the place of a training that is over to the next run, unless its device is gone."""
         self._company.end(handle.run.id)
+        self._vacated.add(handle.run.id)
         slot = self._taken.pop(handle.run.id)
         if handle.run.id in self._lost:
             self._lost.remove(handle.run.id)
         else:
             self._free.append(slot)
+
+    def end(self, handle: Handle, ending: Ending) -> dict[str, int]:
+        """Give the place of a run that is over to the next one."""
+        if handle.run.id in self._taken:
+            self.vacate(handle)
+        self._vacated.remove(handle.run.id)
         return {}
 
     def isolate(self, run: Run, ending: Ending) -> None:

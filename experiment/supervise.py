@@ -2,8 +2,8 @@
 
 Started as `python -IS supervise.py <job as JSON>`, with the standard library alone, so that it costs milliseconds and
 few megabytes; or forked by a fork server (`engines/fork_server.py`), and then the training is forked too. It ends with
-its runner, however that dies: the runner holds the other end of the control pipe, and the kernel closes that end.
-Through the pipe the runner can also ask: `T` to checkpoint and stop, `K` to die at once.
+its runner, however that dies: the runner holds the other end of the control socket, and the kernel closes that end.
+Through the socket the runner can also ask: `T` to checkpoint and stop, `K` to die at once.
 
 Whatever the training starts is found again: the supervisor is the "subreaper" of all its descendants, so even a process
 that has detached itself becomes its child when its own parent ends, and is killed before the run counts as over.
@@ -11,6 +11,7 @@ that has detached itself becomes its child when its own parent ends, and is kill
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -29,6 +30,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 REASONS = {0: "ok", 2: "config", 75: "requeue", 86: "oom", 87: "health"}
 CANNOT_START = 127
+ENDED_WELL = b"E"
 ROOT = Path("/")
 MAX_POLL_MS = 2**31 - 1
 """The longest that poll can wait, 24.8 days; a longer deadline is looked at again then."""
@@ -81,6 +83,8 @@ class Supervisor:
         status, usage = self._wait_for_end(wakeup)
         kill_descendants()
         returncode = os.waitstatus_to_exitcode(status)
+        if returncode == 0:
+            self._tell_runner()
         write_ending(
             Path(self.job.run_dir),
             self.job.attempt,
@@ -133,6 +137,12 @@ class Supervisor:
         else:
             self._ask("stop", self.job.grace_s)
         return True
+
+    def _tell_runner(self) -> None:
+        """Say that the training has ended well and left nothing: the next may start while we write that down."""
+        # Where the runner is gone nobody hears it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            os.write(self.job.control_fd, ENDED_WELL)
 
     def _ask(self, why: str, grace_s: float) -> None:
         """Tell the training to checkpoint and stop, and set the time at which it will be killed (never a later one)."""

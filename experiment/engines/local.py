@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -53,6 +54,7 @@ class Limits:
 class Handle:
     """A run in progress, as its runner sees it. `pidfd` becomes readable when it is over.
 
+    `control` becomes readable when its training has ended well, before that is written down, or with `pidfd`.
     `pid` is its supervisor's. `can_move` tells whether exit code 3 would mean that the device is gone; `is_warm`
     whether it was forked.
     """
@@ -75,7 +77,14 @@ class Handle:
         self.pid = supervisor.pid
         self.pidfd = supervisor.pidfd if isinstance(supervisor, Forked) else os.pidfd_open(supervisor.pid)
         self._supervisor = supervisor
-        self._control = control
+        self.control = control
+
+    def has_ended_well(self) -> bool:
+        """Tell, once `control` is readable, whether the training has ended well and left its place."""
+        try:
+            return os.read(self.control, 1) == supervise.ENDED_WELL
+        except ConnectionResetError:
+            return False
 
     def ask_to_stop(self) -> None:
         """Let the training checkpoint and end."""
@@ -87,15 +96,15 @@ class Handle:
 
     def _send(self, wish: bytes) -> None:
         try:
-            os.write(self._control, wish)
-        except BrokenPipeError:
+            os.write(self.control, wish)
+        except (BrokenPipeError, ConnectionResetError):
             return  # It is over already; its pidfd says so too.
 
     def collect(self) -> Ending:
         """Give how it ended, once `pidfd` is readable, and let go of it."""
         self._reap()
         os.close(self.pidfd)
-        os.close(self._control)
+        os.close(self.control)
         ending = self.run.read_exit(self.attempt)
         if ending is None:
             return Ending("lost", None, "its supervisor was killed, or could not write exit.json")
@@ -158,7 +167,7 @@ class LocalEngine:
             StartUnknownError: the fork server died on the way; the lock tells whether the run was started.
             OSError: the disk is full, or the folder can't be written. The lock is released.
         """
-        reader, writer = os.pipe()
+        reader, writer = (end.detach() for end in socket.socketpair())
         try:
             threads = choose_threads(run, self.limits.threads, work.parent)
             warm = self._choose_warm(make_environment(run, 0, work, device, threads), work)

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ class Supervised:
         self.mark = uuid.uuid4().hex
         lock = acquire_lock(self.run.lock_path)
         assert lock is not None
-        reader, self.control = os.pipe()
+        reader, self.control = (end.detach() for end in socket.socketpair())
         self.ready, ready_writer = os.pipe()
         os.set_inheritable(ready_writer, True)
         job = supervise.Job(
@@ -141,7 +142,7 @@ def test_an_ending_is_written_as_it_was(
 def test_a_command_that_is_not_there_says_so_in_the_log(tmp_path: Path, started: list[Supervised]) -> None:
     run = Run.create_path(tmp_path, "run", "0123456789abcdef")
     run.attempt_dir(1).mkdir(parents=True)
-    reader, writer = os.pipe()
+    reader, writer = (end.detach() for end in socket.socketpair())
     lock = acquire_lock(run.lock_path)
     assert lock is not None
     job = supervise.Job(lock, reader, str(run.folder), 1, ["/nowhere/python"], None, 1.0, 1.0)
@@ -323,7 +324,7 @@ def small_group() -> Iterator[Path]:
 def test_a_training_that_the_kernel_kills_for_memory_ended_out_of_memory(tmp_path: Path, small_group: Path) -> None:
     run = Run.create_path(tmp_path, "run", "0123456789abcdef")
     run.attempt_dir(1).mkdir(parents=True)
-    reader, writer = os.pipe()
+    reader, writer = (end.detach() for end in socket.socketpair())
     lock = acquire_lock(run.lock_path)
     assert lock is not None
     greedy = "held = [bytearray(b'x' * 2**20) for _ in range(2**10)]"

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_only_what_a_run_sets_itself_may_differ_from_the_server() -> None:
 
 
 def test_code_that_was_edited_is_imported_anew(tmp_path: Path) -> None:
-    runs = make_runs(tmp_path / "exp", 4)
+    runs = make_runs(tmp_path / "exp", 6)
     script = write_script(tmp_path, "PRELOADED.append('old')")
     versions = ["v1"]
 
@@ -196,12 +197,12 @@ def test_code_that_was_edited_is_imported_anew(tmp_path: Path) -> None:
     view = RecordingView(edit)
     launch(runs, script, "print(PRELOADED[0])", jobs=1, view=view, find_version=lambda: versions[-1])
     logs = [read_log(run).strip() for run in runs]
-    # The second may have been on its way already when the first was told to be done.
+    # Some may have been on their way already when the first was told to be done.
     assert logs[0] == "old"
-    assert logs[2:] == ["new", "new"]
+    assert logs[3:] == ["new"] * 3
     for run, log in zip(runs, logs, strict=True):
         assert run.read_start(1)["code_version"] == {"old": "v1", "new": "v2"}[log]
-    assert count_warm(runs) == 4
+    assert count_warm(runs) == 6
 
 
 def find_server(run: Run) -> int:
@@ -224,8 +225,10 @@ def test_a_killed_server_is_replaced_and_harms_no_run(tmp_path: Path) -> None:
     code = lambda run: "print(PRELOADED[0], flush=True)\n" + (wait if run == runs[0] else "")  # noqa: E731
     result, _ = launch(runs, write_script(tmp_path), code, view=RecordingView(kill))
     assert states(result) == [State.DONE] * 6
-    # The run that was asked for as the server died may have been lost with the question.
-    assert [run.last_attempt() for run in runs if run != runs[2]] == [1] * 5
+    attempts = [run.last_attempt() for run in runs]
+    # A run that was asked for as the server died may have been lost with the question; those that ran were not.
+    assert attempts[:2] == [1, 1]
+    assert sum(attempts) <= 7
     assert find_server(runs[0]) == killed[0] != find_server(runs[5])
     assert count_warm(runs) == 6
 
@@ -268,7 +271,7 @@ def test_a_server_that_dies_while_it_is_asked_leaves_the_run_to_its_lock(tmp_pat
     server = ForkServer(Needs(str(script), (), ()))
     try:
         assert server.wait_until_ready() is None
-        reader, writer = os.pipe()
+        reader, writer = (end.detach() for end in socket.socketpair())
         job = Job(reader, writer, "/nowhere", 1, [], None, 1.0, 1.0)
         with pytest.raises(StartUnknownError):
             server.fork(job, {})
@@ -317,7 +320,7 @@ def test_a_killed_pair_in_waiting_is_replaced(tmp_path: Path) -> None:
         os.close(ended)
         lock = acquire_lock(run.lock_path)
         assert lock is not None
-        reader, writer = os.pipe()
+        reader, writer = (end.detach() for end in socket.socketpair())
         command = [sys.executable, str(tmp_path / "script.py"), "-e", str(run.config_path)]
         forked = server.fork(Job(lock, reader, str(run.folder), 1, command, None, 1.0, 1.0), dict(os.environ))
         assert not isinstance(forked, str)
