@@ -185,24 +185,27 @@ def test_only_what_a_run_sets_itself_may_differ_from_the_server() -> None:
 
 
 def test_code_that_was_edited_is_imported_anew(tmp_path: Path) -> None:
-    runs = make_runs(tmp_path / "exp", 6)
+    runs = make_runs(tmp_path / "exp", 4)
     script = write_script(tmp_path, "PRELOADED.append('old')")
     versions = ["v1"]
+    os.mkfifo(tmp_path / "fifo")
 
     def edit(line: str) -> None:
         if line.startswith("done") and versions == ["v1"]:
             write_script(tmp_path, "PRELOADED.append('new')")
             versions.append("v2")
+            os.close(os.open(tmp_path / "fifo", os.O_WRONLY))
 
     view = RecordingView(edit)
-    launch(runs, script, "print(PRELOADED[0])", jobs=1, view=view, find_version=lambda: versions[-1])
+    # The second is on its way when the first is told to be done, and ends when the code has been edited.
+    wait = f"open({str(tmp_path / 'fifo')!r}).read()"
+    code = lambda run: "print(PRELOADED[0])\n" + (wait if run == runs[1] else "")  # noqa: E731
+    launch(runs, script, code, jobs=1, view=view, find_version=lambda: versions[-1])
     logs = [read_log(run).strip() for run in runs]
-    # Some may have been on their way already when the first was told to be done.
-    assert logs[0] == "old"
-    assert logs[3:] == ["new"] * 3
+    assert logs == ["old", "old", "new", "new"]
     for run, log in zip(runs, logs, strict=True):
         assert run.read_start(1)["code_version"] == {"old": "v1", "new": "v2"}[log]
-    assert count_warm(runs) == 6
+    assert count_warm(runs) == 4
 
 
 def find_server(run: Run) -> int:
