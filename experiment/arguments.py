@@ -39,6 +39,17 @@ def read_duration(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
+def read_probability(text: str) -> float:
+    """Give a probability in (0, 1)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no probability between 0 and 1")
+    return value
+
+
 def read_count(text: str) -> int:
     """Give a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -97,6 +108,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
     parser.add_argument(
         "--no-warm", action="store_true", help="start each run as a process that imports everything, rather than fork"
+    )
+    parser.add_argument(
+        "--chaos",
+        type=read_probability,
+        metavar="P",
+        help="kill each training, supervisor and the fork server with this probability in each second: nothing is lost",
     )
     parser.add_argument("--no-report", action="store_true", help="leave the report to python -m analysis.report")
     return parser

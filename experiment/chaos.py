@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
@@ -36,22 +37,29 @@ def list_parts(handles: Sequence[Handle], server_pid: int | None) -> Iterator[Pa
 
 
 class Chaos:
-    """Kills each part with the same probability, and counts what it has killed.
+    """Kills each part with the same probability in each second, and counts what it has killed.
 
     Args:
-        probability: of a part's being killed when it is looked at; in (0, 1).
+        probability: in (0, 1).
         generator: draws.
+        clock: gives seconds.
     """
 
-    def __init__(self, probability: float, generator: Random) -> None:
+    def __init__(self, probability: float, generator: Random, clock: Callable[[], float] = time.monotonic) -> None:
         self._probability = probability
         self._generator = generator
+        self._clock = clock
+        self._struck = clock()
         self.kills: Counter[Kind] = Counter()
 
-    def strike(self, parts: Iterator[Part]) -> list[Part]:
-        """Kill some of these, and give those that were still there to be killed."""
+    def strike(self, handles: Sequence[Handle], server_pid: int | None) -> list[Part]:
+        """Kill some of what takes part, once a second at most, and give those that were still there to be killed."""
+        now = self._clock()
+        if now - self._struck < 1.0:
+            return []
+        self._struck = now
         killed = []
-        for part in parts:
+        for part in list_parts(handles, server_pid):
             if self._generator.random() < self._probability and _kill(part.pid):
                 self.kills[part.kind] += 1
                 killed.append(part)

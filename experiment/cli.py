@@ -188,6 +188,8 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         parser.error("--detach goes with a launch, and -n starts nothing")
     if args.jobs and args.jobs_per_gpu:
         parser.error("-j is for all devices together and --jobs-per-gpu for each: give one of them")
+    if args.chaos and (args.dry_run or args.verify_resume):
+        parser.error("--chaos goes with a launch; --verify-resume kills by itself")
     spec = load_spec(args.spec, args.overrides)
     if args.dry_run:
         from experiment.dry_run import show_plan

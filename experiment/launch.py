@@ -84,6 +84,7 @@ class Launcher:
                     self._attend(key.fd, wakeup)
                 for remark in self.places.look(list(self.handles.values())):
                     self.view.say(remark)
+                self._strike()
                 self._hear_stop_request()
                 self.request.beat()
         return SweepResult([self.outcomes[run.id] for run in self.runs if run.id in self.outcomes], self._exit_code())
@@ -171,7 +172,11 @@ class Launcher:
 
     def _count_left(self, run: Run, ending: Ending) -> int:
         """Give how often a run may be tried again, its last attempt having failed; failures anywhere count."""
-        return count_retries(ending, self.request.retries) + 1 - run.count_failures(self.first_attempts[run.id])
+        return (
+            count_retries(ending, self.request.retries, self.request.resumes)
+            + 1
+            - run.count_failures(self.first_attempts[run.id])
+        )
 
     def _start(self, run: Run, lock: int, device: Device) -> Handle:
         try:
@@ -183,6 +188,15 @@ class Launcher:
         handle = self.engine.start(run, lock, self.request.work(run, device), device)
         self.seen_attempts[run.id] = handle.attempt
         return handle
+
+    def _strike(self) -> None:
+        """With `--chaos`, kill some of what takes part, and write down what."""
+        if self.request.chaos is None or self.stop_code is not None:
+            return
+        for part in self.request.chaos.strike(list(self.handles.values()), self.engine.server_pid):
+            whose = part.run or self.runs[0]
+            self._note("chaos", whose, killed=part.kind, pid=part.pid)
+            self.view.say(f"chaos: killed the {part.kind}{f' of {part.run.label}' if part.run else ''}")
 
     def _note(self, event: str, run: Run, **details: object) -> None:
         """Write down a decision; where that fails, nothing more is started."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiment.chaos import Chaos
 from experiment.devices import Device
 from experiment.engines.local import Work, describe_ending
 from experiment.packed import Packing
@@ -47,6 +49,7 @@ class Request:
         stop_seen: what was in it when the launch began.
         rerun_command: gives a command to paste that runs just one run again.
         beat: is called about once a second while the launch lives.
+        chaos: kills what takes part; None for nobody.
         packing: what decides how many runs fit at a time; None where their number is fixed.
     """
 
@@ -60,6 +63,12 @@ class Request:
     rerun_command: Callable[[Run], str]
     beat: Callable[[], None] = lambda: None
     packing: Packing | None = None
+    chaos: Chaos | None = None
+
+    @property
+    def resumes(self) -> int:
+        """How often a run is gone on with that was killed from outside: always, if we do it."""
+        return RESUMES_AFTER_KILL if self.chaos is None else sys.maxsize
 
 
 def find_checkpoint_step(run: Run) -> int:
@@ -72,10 +81,10 @@ def is_settled(run: Run, status: RunStatus, request: Request) -> bool:
     """Tell whether a run is to be left as it is: done, or failed with this code and not asked for again."""
     if status.state is not State.FAILED:
         return status.state is State.DONE
-    return not request.retries and is_left_failed(run, status, request.code_version)
+    return not request.retries and is_left_failed(run, status, request.code_version, request.resumes)
 
 
-def is_left_failed(run: Run, status: RunStatus, code_version: str) -> bool:
+def is_left_failed(run: Run, status: RunStatus, code_version: str, resumes: int = RESUMES_AFTER_KILL) -> bool:
     """Tell whether a run that failed is left so by a launch with this code that doesn't ask for it.
 
     One that was killed from outside, or whose device was gone, goes on; the former some times only.
@@ -84,7 +93,7 @@ def is_left_failed(run: Run, status: RunStatus, code_version: str) -> bool:
         return False
     ending = read_ending(run, status)
     if ending is not None and was_killed(ending):
-        return run.count_failures(max(0, status.attempt - 1 - RESUMES_AFTER_KILL)) > RESUMES_AFTER_KILL
+        return run.count_failures(max(0, status.attempt - 1 - resumes)) > resumes
     return ending is None or ending.returncode != DEVICE_GONE
 
 

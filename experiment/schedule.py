@@ -72,12 +72,12 @@ def decide_after(
     return Verdict.FAILED
 
 
-def count_retries(ending: Ending, asked: int) -> int:
+def count_retries(ending: Ending, asked: int, resumes: int) -> int:
     """Give how often a run may be tried again after such an ending: as asked for, but killed from outside, some times.
 
     SIGKILL, or the death of its supervisor, says nothing against a run: it goes on from its checkpoint.
     """
-    return max(asked, RESUMES_AFTER_KILL) if was_killed(ending) else asked
+    return max(asked, resumes) if was_killed(ending) else asked
 
 
 def was_killed(ending: Ending) -> bool:

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from experiment.arguments import AUTO
+from experiment.chaos import Chaos
 from experiment.detach import LOG_NAME, Background
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
@@ -112,6 +114,7 @@ def run_sweep(
             stop_seen=stop_seen,
             rerun_command=lambda run: rerun_command(args, run),
             packing=packing,
+            chaos=Chaos(args.chaos, Random()) if args.chaos else None,  # noqa: S311  nobody has to be surprised by it
         )
         command = describe_command(args)
         log = experiment_dir / LOG_NAME if background else None
@@ -133,6 +136,8 @@ def run_sweep(
                 view.say(f"note: {note}")
             announce(view, plan, runs, devices, limits, request, remark)
             result = launch_runs(runs, engine, devices, replace(request, beat=presence.beat), view)
+        if request.chaos is not None:
+            view.say(str(request.chaos))
         sum_up(view, result, runs, args)
         append_event(events, "left", exit_code=result.exit_code, **who)
         finish(spec, args, result, len(runs))

@@ -233,13 +233,18 @@ class LocalEngine:
         self._told = len(self._remarks)
         return remarks
 
+    @property
+    def server_pid(self) -> int | None:
+        """The fork server, None where there is none now."""
+        return None if self.warm is None else self.warm.server_pid
+
     def clear_orphans(self, handles: Collection[Handle]) -> None:
         """Kill what a run has left whose supervisor was killed, and so can't do it.
 
         Args:
             handles: of the runs in progress.
         """
-        server = None if self.warm is None else self.warm.server_pid
+        server = self.server_pid
         self._orphans.kill({handle.pid for handle in handles} | ({server} if server else set()))
 
 

@@ -120,12 +120,12 @@ class Sweep:
         (self.folder / "steps.py").write_text(TRAINER)
         (self.folder / "spec.yaml").write_text(SPEC)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
         self.mark = uuid.uuid4().hex
         command = [sys.executable, str(ROOT / "run_experiment.py"), "-e", "spec.yaml", "-g", "cpu", "--plain"]
         with (self.folder / "runner.log").open("ab") as log:
             return subprocess.Popen(
-                [*command, "--no-report", "--retry", "1000"],
+                [*command, "--no-report", *(words or ("--retry", "1000"))],
                 cwd=self.folder,
                 env=os.environ | {"GRIDPILOT_TEST_MARK": self.mark, "PYTHONPATH": str(self.folder)},
                 stdout=log,
@@ -228,6 +228,17 @@ def test_no_run_is_lost_or_doubled_when_anything_is_killed(tmp_path: Path, expec
     sweep.run(random.Random(5), kills=8)
     assert sum(sweep.kills.values()) >= 1
     sweep.check(expected)
+
+
+def test_a_sweep_gets_over_the_chaos_that_it_was_asked_to_make(tmp_path: Path, expected: dict[str, object]) -> None:
+    sweep = Sweep(tmp_path / "sweep")
+    runner = sweep.start("--chaos", "0.5")
+    assert runner.wait(180) == 0
+    assert wait_until_gone(sweep.mark) < LEAVES_WITHIN_S
+    sweep.check(expected)
+    told = [line for line in (sweep.folder / "runner.log").read_text().splitlines() if line.startswith("chaos: killed")]
+    # The last line sums up the others.
+    assert len(told) - 1 == sum(int(word) for word in told[-1].replace(",", "").split() if word.isdecimal()) > 0
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ DIFFUSION_KEYS = {
 }  # fmt: skip
 FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--yes", "--no-count", "--rerun",
-    "--retry", "--timeout", "--log-root", "--plain", "--no-report", "--detach", "--no-warm",
+    "--retry", "--timeout", "--log-root", "--plain", "--no-report", "--detach", "--no-warm", "--chaos",
     "--verify-resume", "--with-current-code",
     "--jobs-per-gpu",
 }  # fmt: skip
