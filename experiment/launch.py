@@ -172,11 +172,8 @@ class Launcher:
 
     def _count_left(self, run: Run, ending: Ending) -> int:
         """Give how often a run may be tried again, its last attempt having failed; failures anywhere count."""
-        return (
-            count_retries(ending, self.request.retries, self.request.resumes)
-            + 1
-            - run.count_failures(self.first_attempts[run.id])
-        )
+        granted = count_retries(ending, self.request.retries, self.request.resumes)
+        return granted + 1 - run.count_failures(self.first_attempts[run.id])
 
     def _start(self, run: Run, lock: int, device: Device) -> Handle:
         try:
