@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from experiment.identity import PARENT_KEYS
+
 if TYPE_CHECKING:
     from training.config import TrainerConfig
 
@@ -47,6 +49,7 @@ def _shorten(config: Config, *, save: int, last: int, **changes: Any) -> Config:
         "num_final_eval": min(1, config.num_final_eval),
         "continue_training": True,
         "keep_replay": False,
+        **dict.fromkeys(PARENT_KEYS),
     }
     if config.wall_budget_s is not None:  # what little there is has to be done, however slow the machine
         settings["wall_budget_s"] = max(config.wall_budget_s, 3600.0)
@@ -55,7 +58,7 @@ def _shorten(config: Config, *, save: int, last: int, **changes: Any) -> Config:
 
 def describe_kind(config: TrainerConfig) -> dict[str, Any]:
     """Give what tells runs apart that go other ways through the code: sizes, choices, and what is 0 and what isn't."""
-    off = {*config.list_switched_off(), "seed", "max_timesteps"}
+    off = {*config.list_switched_off(), *PARENT_KEYS, "seed", "max_timesteps"}
     ways = {
         key: _simplify(value) for key, value in config.resolved().items() if key not in off and not _is_cadence(key)
     }
