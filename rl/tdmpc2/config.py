@@ -19,6 +19,9 @@ from training.shortening import count_steps_until, shorten_acting
 
 Size = Annotated[Int, Field(gt=0, json_schema_extra=SHAPE)]
 
+SHORT_PLAN = 32
+"""Samples of a plan in a run that is cut short."""
+
 
 class TDMPC2Config(TrainerConfig):
     """TD-MPC2 (Hansen et al. 2024, arXiv:2310.16828).
@@ -180,12 +183,20 @@ class TDMPC2Config(TrainerConfig):
     def shortened(self) -> Self:
         """Give the same run cut to a few updates: one of the pretraining, then those that follow steps.
 
-        A plan is made in one iteration, so that evaluations take seconds.
+        A plan is made in one iteration of few samples, so that evaluations take seconds.
         """
         steps = count_steps_until(max(self.batch_size, self.num_envs * (self.horizon + 2)), self.num_envs)
         wait = -(-self.train_freq // self.num_envs)
         return shorten_acting(
-            self, steps, wait=wait, learning_starts=steps, pretrain_updates=min(1, self.num_pretrain), iterations=1
+            self,
+            steps,
+            wait=wait,
+            learning_starts=steps,
+            pretrain_updates=min(1, self.num_pretrain),
+            iterations=1,
+            num_samples=min(self.num_samples, SHORT_PLAN),
+            num_elites=min(self.num_elites, SHORT_PLAN // 4),
+            num_pi_trajs=min(self.num_pi_trajs, SHORT_PLAN // 4),
         )
 
     @property
