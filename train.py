@@ -25,6 +25,7 @@ from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.lineage import Lineage
 from experiment.lock_check import LocklessFolderError, check_locks
 from experiment.memory import MemoryRoom, read_free_memory
+from experiment.outcomes import find_checkpoint_step
 from experiment.parents import open_parent
 from experiment.plan import find_folders
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
@@ -32,6 +33,7 @@ from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, claim_run, find_folder, safe_label
 from experiment.single import read_single
 from experiment.supervise import find_reason, write_ending
+from training.answers import answer_preflight
 from training.config import TrainerConfig
 from training.trainers import TrainerEntry
 
@@ -119,8 +121,13 @@ def build_config(settings: Mapping[str, Any]) -> TrainerConfig:
     return entry.load_config_class().from_settings({"algorithm_name": "vae_diffusion_rl"} | dict(settings))
 
 
-def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str) -> int:
-    """Train one run to its end, or until it is asked to stop, and give the exit code that says which."""
+def train(
+    config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str, *, stop_after_save: bool = False
+) -> int:
+    """Train one run to its end, or until it is asked to stop, and give the exit code that says which.
+
+    With `stop_after_save`, its first checkpoint is such a stop.
+    """
     import torch
 
     from training.loop import Outcome, fit
@@ -137,15 +144,20 @@ def train(config: TrainerConfig, run: Run, attempt: int, threads: int, code_vers
         asked = f"GPU {placed}" if config.device == "auto" else f"device: {config.device}"
         print(f"{asked} was asked for, and torch {torch.__version__} sees no such CUDA device", file=sys.stderr)
         return DEVICE
-    if faults := config.find_memory_faults(find_room(device)):
+    entry = find_trainer(config.model_dump())
+    if faults := config.find_memory_faults(find_room(device), entry.count_parameters(config)):
         raise SettingsError(faults)
     seed_everything(config.seed)
-    trainer = find_trainer(config.model_dump()).build_trainer(config, device)
+    trainer = entry.build_trainer(config, device)
     if trainer.resume_reason:
         print(f"note: a resumed run begins a new episode: {trainer.resume_reason}")
     start = Attempt(attempt, str(device), threads, code_version)
+
+    def should_stop() -> bool:
+        return bool(stop_signals) or (stop_after_save and find_checkpoint_step(run) > 0)
+
     try:
-        outcome = fit(trainer, run, config, start, should_stop=lambda: bool(stop_signals), say=print)
+        outcome = fit(trainer, run, config, start, should_stop=should_stop, say=print)
     finally:
         trainer.close()
     return {Outcome.FINISHED: OK, Outcome.STOPPED: REQUEUE, Outcome.UNHEALTHY: UNHEALTHY}[outcome]
@@ -178,7 +190,9 @@ def find_room(device: torch.device) -> MemoryRoom:
     return MemoryRoom(read_free_memory(), gpu)
 
 
-def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str) -> int:
+def run_guarded(
+    config: TrainerConfig, run: Run, attempt: int, threads: int, code_version: str, *, stop_after_save: bool = False
+) -> int:
     """Train, and turn whatever goes wrong into an exit code and a last line that says it."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
@@ -197,7 +211,7 @@ def run_guarded(config: TrainerConfig, run: Run, attempt: int, threads: int, cod
     try:
         if not config.continue_training and attempt > 1:
             run.archive(attempt - 1)
-        return train(config, run, attempt, threads, code_version)
+        return train(config, run, attempt, threads, code_version, stop_after_save=stop_after_save)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return CONFIG
@@ -228,11 +242,12 @@ def take_over_lock(run: Run) -> bool:
     return is_lock
 
 
-def run_launched(config: TrainerConfig, run: Run) -> int:
+def run_launched(config: TrainerConfig, run: Run, *, stop_after_save: bool) -> int:
     """Train as a supervisor's child: the run is claimed and its folder prepared."""
     attempt = int(os.environ["GRIDPILOT_ATTEMPT"])
     start = run.read_start(attempt)
-    return run_guarded(config, run, attempt, int(start["threads"]), start["code_version"])
+    threads, version = int(start["threads"]), start["code_version"]
+    return run_guarded(config, run, attempt, threads, version, stop_after_save=stop_after_save)
 
 
 def run_alone(config: TrainerConfig, run: Run, placed: str) -> int:
@@ -327,23 +342,6 @@ def open_lineage(experiment_dir: Path, extend: bool = False) -> Lineage:
     return Lineage(experiment_dir, find_folders(experiment_dir), build_config, extend)
 
 
-def answer_preflight(kind: str) -> int:
-    """Check settings against their environments, or count parameters: JSON lines in, JSON lines out."""
-    for line in sys.stdin:
-        config = build_config(json.loads(line))
-        try:
-            import_trainers(config.imports)
-        except SettingsError as error:
-            print(json.dumps({"faults": [[fault.keys[0], fault.message] for fault in error.faults]}), flush=True)
-            continue
-        faults = config.find_environment_faults()
-        answer: dict[str, Any] = {"faults": [[fault.keys[0], fault.message] for fault in faults]}
-        if kind == "count" and not faults:
-            answer["parameters"] = find_trainer(config.model_dump()).count_parameters(config)
-        print(json.dumps(answer), flush=True)
-    return OK
-
-
 def serve_forks(wishes: str) -> int:
     """Import what the trainers and environments of a sweep need, and fork runs for the runner until it is gone."""
     from experiment.engines.fork_server import serve
@@ -378,11 +376,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--exp-name", help="the experiment's folder below it")
     parser.add_argument("--preflight", choices=("check", "count"), help=argparse.SUPPRESS)
     parser.add_argument("--fork-server", metavar="WISHES", help=argparse.SUPPRESS)
+    parser.add_argument("--placed-on", help=argparse.SUPPRESS)
+    parser.add_argument("--stop-after-save", action="store_true", help=argparse.SUPPRESS)
     args, rest = parser.parse_known_args(argv)
     if args.fork_server:
         return serve_forks(args.fork_server)
     if args.preflight:
-        return answer_preflight(args.preflight)
+        return answer_preflight(args.preflight, args.placed_on, build_config, find_trainer, import_trainers)
     try:
         config, run = load_single_run(args.file, read_flags(rest), Path(args.log_root), args.exp_name)
     except SpecError as error:
@@ -393,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{args.file} was changed: its settings have the id {run.id} now", file=sys.stderr)
         return CONFIG
     if take_over_lock(run):
-        return run_launched(config, run)
+        return run_launched(config, run, stop_after_save=args.stop_after_save)
     placed = "auto"
     if args.gpu is not None:
         try:

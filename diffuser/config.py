@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from diffuser.models.schedule_rules import ScheduleSettings, find_schedule_faults
 from experiment.problems import Fault
-from training.config import SHAPE, Int, TrainerConfig
+from training.config import MEMORY, SHAPE, Int, TrainerConfig
+from training.memory_need import FLOAT, PROGRAM, MemoryNeed, need_networks
+from training.shortening import UPDATES, shorten_learning
 
 Dims = Annotated[list[Annotated[Int, Field(gt=0)]], Field(min_length=1, json_schema_extra=SHAPE)]
 Size = Annotated[Int, Field(gt=0, json_schema_extra=SHAPE)]
 Weight = Annotated[float, Field(ge=0)]
+DIFFUSERS = 90 * 2**20
+"""What the package takes that schedules come from, which is loaded with the first one; without it they are our own."""
+BATCH_COPIES = 6
+"""Numbers kept for each that a layer gives, on the way to a loss and back; measured (docs/preflight.md)."""
 
 
 class DiffusionRLConfig(TrainerConfig):
@@ -21,6 +30,12 @@ class DiffusionRLConfig(TrainerConfig):
     Counts and frequencies are in training steps, also of a run that acts. `diffusion`, `loader` and `evaluator` are
     keys of a closed table, never import paths.
     """
+
+    memory_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "update": ("batch_size", "rl_batch_size"),
+        "networks": ("hidden_dims", "denoiser_hidden_dims"),
+        "replay": ("dataset",),
+    }
 
     algorithm_name: Literal["vae_diffusion_rl"]
     diffusion: Literal["models.DiffusionRL"] = "models.DiffusionRL"
@@ -64,9 +79,9 @@ class DiffusionRLConfig(TrainerConfig):
     offline_loss_weight: Weight = 0.1
     rl_warmup_steps: Annotated[Int, Field(ge=0)] = 10_000
     rl_collect_freq: Annotated[Int, Field(ge=1)] = 1_000
-    rl_collect_steps: Annotated[Int, Field(ge=1)] = 100
+    rl_collect_steps: Annotated[Int, Field(ge=1, json_schema_extra=MEMORY)] = 100
     rl_update_freq: Annotated[Int, Field(ge=1)] = 100
-    rl_batch_size: Annotated[Int, Field(ge=1)] = 4_096
+    rl_batch_size: Annotated[Int, Field(ge=1, json_schema_extra=MEMORY)] = 4_096
     rl_clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.1
     rl_target_kl: Annotated[float, Field(gt=0)] | None = None
     rl_tuned_steps: Annotated[Int, Field(ge=1)] = 10
@@ -135,6 +150,41 @@ class DiffusionRLConfig(TrainerConfig):
             "rl_collect_steps": self.horizon,
             "rl_tuned_steps": 1,
         }
+
+    def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
+        """Give what a run takes: the data set, as far as it is mapped, networks, and an update.
+
+        A data set that is still to be made counts as nothing.
+        """
+        from envs.datasets import describe_dataset
+
+        episodes = describe_dataset(self.dataset).episodes
+        mapped = 0
+        if episodes is not None:
+            numbers = episodes.num_agents * (episodes.obs_dim + episodes.action_dim + 2)
+            mapped = FLOAT * episodes.num_steps * numbers
+        samples = max(self.batch_size, self.rl_batch_size if self.online_training else 0)
+        return replace(
+            need_networks(parameters, on_gpu=on_gpu),
+            program=PROGRAM + (DIFFUSERS if importlib.util.find_spec("diffusers") else 0),
+            update=FLOAT * samples * self._count_update_numbers(),
+            replay=mapped,
+        )
+
+    def _count_update_numbers(self) -> int:
+        """Count the numbers that a sample leaves behind in an update, for gradients: about; see `BATCH_COPIES`."""
+        denoiser = sum(self.denoiser_hidden_dims) if self.denoiser == "mlp" else 12 * self.unet_channels * self.horizon
+        # Encoder, decoder and trajectory encoder; a critic's two heads, their slow copies and its expectile.
+        layers = 3 * sum(self.hidden_dims) + denoiser + (4 * sum(self.hidden_dims) if self.uses_critic else 0)
+        return BATCH_COPIES * layers
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates; one that acts learns from data once, and acts twice."""
+        if not self.online_training:
+            return shorten_learning(self)
+        return shorten_learning(
+            self, updates=UPDATES + 1, save=UPDATES, rl_warmup_steps=1, rl_collect_freq=1, rl_update_freq=1
+        )
 
     def find_environment_faults(self) -> list[Fault]:
         """Name what can't be done here: the data set, and, if episodes are ever run, the environment.

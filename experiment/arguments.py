@@ -10,7 +10,8 @@ DESCRIPTION = """\
 Run an experiment: one spec in, a grid of resumable runs out, a report at the end.
 
   python run_experiment.py -e exp_specs/quickstart.yaml -g 0        run it, or go on with it
-  python run_experiment.py -e exp_specs/quickstart.yaml -n          show what would be run
+  python run_experiment.py -e exp_specs/quickstart.yaml -n          show what would be run, and what it would take
+  python run_experiment.py -e exp_specs/quickstart.yaml --smoke     try each kind of run for seconds
   python run_experiment.py -e exp_specs/quickstart.yaml --detach    the same in the background; the terminal may go
   python run_experiment.py status -e exp_specs/quickstart.yaml      from another terminal: how far it is
   python run_experiment.py logs ID                                  what a run wrote
@@ -87,6 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="over the spec")
     parser.add_argument("--only", action="append", default=[], metavar="KEY=VALUE", help="just these combinations")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show the runs, their ids, sizes and status")
+    parser.add_argument(
+        "--smoke", action="store_true", help="train, stop, resume and evaluate each kind of run briefly"
+    )
     parser.add_argument("--json", action="store_true", help="with -n or status: a JSON object a line")
     parser.add_argument("--yes", action="store_true", help="with gc: delete what it lists")
     parser.add_argument("--no-count", action="store_true", help="with -n: don't count parameters (starts no process)")

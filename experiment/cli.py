@@ -190,16 +190,28 @@ def run_spec(args: Namespace, parser: ArgumentParser, build_config: BuildConfig,
         parser.error("-j is for all devices together and --jobs-per-gpu for each: give one of them")
     if args.chaos and (args.dry_run or args.verify_resume):
         parser.error("--chaos goes with a launch; --verify-resume kills by itself")
+    if args.smoke:
+        refuse_beside_smoke(args, parser)
     spec = load_spec(args.spec, args.overrides)
-    if args.dry_run:
-        from experiment.dry_run import show_plan
-
-        return show_plan(spec, args, build_config)
     if args.detach:
         from experiment.detach import run_in_background
 
         return run_in_background(lambda background: launch(spec, args, parser, build_config, list_gpus, background))
     return launch(spec, args, parser, build_config, list_gpus)
+
+
+def refuse_beside_smoke(args: Namespace, parser: ArgumentParser) -> None:
+    """End with a usage error where a flag was given that means nothing beside `--smoke`."""
+    beside = {
+        "-n": args.dry_run,
+        "--rerun": args.rerun,
+        "--retry": args.retry,
+        "--detach": args.detach,
+        "--verify-resume": args.verify_resume,
+    }
+    for flag, is_given in beside.items():
+        if is_given:
+            parser.error(f"--smoke and {flag} are two things: give one of them")
 
 
 def launch(
@@ -210,7 +222,7 @@ def launch(
     list_gpus: ListGpus | None,
     background: Background | None = None,
 ) -> int:
-    """Choose the devices and run a spec."""
+    """Choose the devices and show or run a spec."""
     from experiment import devices
 
     gpus = (list_gpus or devices.list_gpus)()
@@ -218,9 +230,15 @@ def launch(
         chosen, remark = devices.choose_devices(args.gpus, gpus)
     except devices.DeviceError as error:
         print(error, file=sys.stderr)
-        return NO_DEVICE
+        if not args.dry_run:
+            return NO_DEVICE
+        chosen, remark = [], None
     except ValueError as error:
         parser.error(str(error))
+    if args.dry_run:
+        from experiment.dry_run import show_plan
+
+        return show_plan(spec, args, build_config, chosen)
     if args.verify_resume:
         from experiment.verify import verify_resume
 
@@ -229,6 +247,10 @@ def launch(
         parser.error(
             "--jobs-per-gpu: this runs on the CPU; -j N says how many runs go at a time there, -j auto finds out"
         )
+    if args.smoke:
+        from experiment.smoke import try_shortened
+
+        return try_shortened(spec, args, build_config, chosen)
     from experiment.sweep import run_sweep
 
     try:

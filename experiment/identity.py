@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 ID_LENGTH = 16
 CONTINUES, TAKES_WEIGHTS = "init_from", "init_weights_from"
@@ -34,6 +34,22 @@ class CheckedConfig(Protocol):
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks (and which environment they need)."""
+        ...
+
+    def footprint_settings(self) -> dict[str, Any]:
+        """Give the settings that decide how much memory a run takes, those of its shape among them."""
+        ...
+
+    def speed_settings(self) -> dict[str, Any]:
+        """Give the settings that may decide how long a step takes."""
+        ...
+
+    def kind_settings(self) -> dict[str, Any]:
+        """Give what decides the way through the code; runs that are alike in it break alike."""
+        ...
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates."""
         ...
 
 

@@ -68,3 +68,8 @@ def _list_groups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         parts = Path(path).parts[1:]
         for depth in range(len(parts), -1, -1):
             yield (top.joinpath(*parts[:depth]), *names)
+
+
+def show_bytes(size: int) -> str:
+    """Write bytes as MiB or GiB, whichever is readable."""
+    return f"{size / 2**20:,.0f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"

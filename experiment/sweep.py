@@ -90,7 +90,7 @@ def run_sweep(
                     # Now, while others check the settings: there is a second core for it. Not with the terminal as its
                     # stderr, though, where that is about to be left.
                     warm.begin()
-            totals = check_environments(spec, plan)
+            totals = check_environments(spec, plan, devices)
         except (PreflightError, ViewError) as error:
             print(error, file=sys.stderr)
             return BAD_SPEC
@@ -194,13 +194,13 @@ def find_code_roots(spec: ExperimentSpec) -> list[Path]:
     return [here] if script.is_relative_to(here.resolve()) else [here, script.parent]
 
 
-def check_environments(spec: ExperimentSpec, plan: Plan) -> dict[str, int]:
-    """Check each distinct environment in one process, before anything starts. Gives `max_timesteps` by run id.
+def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Device]) -> dict[str, int]:
+    """Check in one process, before anything starts, that environments and memory are there for each distinct footprint.
 
-    Only the runs that are asked for are looked at.
+    Only the runs that are asked for are looked at. Gives `max_timesteps` by run id.
 
     Raises:
-        SpecError: an environment isn't there, or a trainer can't act in it.
+        SpecError: an environment isn't there, or a trainer can't act in it, or a run doesn't fit into memory.
         PreflightError: the check itself failed.
     """
     firsts: dict[str, Planned] = {}
@@ -209,13 +209,13 @@ def check_environments(spec: ExperimentSpec, plan: Plan) -> dict[str, int]:
     for run in plan.runs:
         planned = plan.check_again(run.id)
         if planned.config is not None:
-            key = shape_key(planned.config.shape_settings())
+            key = shape_key(planned.config.footprint_settings())
             firsts.setdefault(key, planned)
             counts[key] += 1
             totals[run.id] = planned.config.resolved()["max_timesteps"]
-    shapes = [planned.config.shape_settings() for planned in firsts.values() if planned.config]
+    lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
-    answers = ask_preflight(spec.meta.script_file, "check", shapes)
+    answers = ask_preflight(spec.meta.script_file, "check", lots, devices)
     for (key, planned), answer in zip(firsts.items(), answers, strict=True):
         for fault in answer.faults:
             faults.add(planned.combination, fault, counts[key])

@@ -94,7 +94,7 @@ def verify_resume(
     try:
         plan = plan_runs(spec, args.log_root, build_config, args.only)
         settings, notes = choose_settings(spec, plan)
-        total = check_environments(spec, replace(plan, runs=plan.runs[:1]))[plan.runs[0].id]
+        total = check_environments(spec, replace(plan, runs=plan.runs[:1]), devices)[plan.runs[0].id]
     except (NotCheckableError, PreflightError) as error:
         print(error, file=sys.stderr)
         return NOT_CHECKED

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from envs.actions import ActionScale
 from envs.controllers import CONTROLLERS
-from envs.make import Env, SpaceSizes, describe_spaces, make_env
+from envs.make import Env, SpaceSizes, make_env
 from envs.snapshot import probe_resume_mode
 from rl.buffers import Batch, ReplayBuffer
 from rl.export import build_policy_module
@@ -104,9 +104,7 @@ def find_sizes(config: OffPolicyConfig) -> SpaceSizes:
     Raises:
         SettingsError: the environment can't be made.
     """
-    spaces = describe_spaces(config.env_name, config.env_kwargs)
-    base_dim = spaces.action_dim if config.base_controller else 0
-    return SpaceSizes(spaces.obs_dim + base_dim, spaces.action_dim)
+    return config.find_sizes()
 
 
 def _is_fault(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from experiment.memory import MemoryRoom, show_bytes
 from experiment.problems import Fault
 from training.config import SHAPE, Int, TrainerConfig
+from training.memory_need import FLOAT, MemoryNeed, need_networks
+from training.shortening import UPDATES, count_steps_until, shorten_acting
+
+if TYPE_CHECKING:
+    from envs.make import SpaceSizes
 
 _LR_EXPONENTS = {"fixed": 0.0, "sqrt": 0.5, "linear": 1.0}
 
@@ -22,6 +30,13 @@ class OffPolicyConfig(TrainerConfig):
     `schedule` says what stays the same when the batch size changes, `lr_rule` how learning rates follow it; both
     compare with `reference_batch_size`. Agents read the `*_rate` properties, which have gone through the rule.
     """
+
+    memory_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **TrainerConfig.memory_keys,
+        "networks": ("hidden_dims",),
+    }
+    batch_copies: ClassVar[int] = 8
+    """Numbers that an update takes for each sample and each unit of a hidden layer; measured (docs/preflight.md)."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     actor_learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -143,9 +158,9 @@ class OffPolicyConfig(TrainerConfig):
         }
 
     def find_environment_faults(self) -> list[Fault]:
-        """Name what can't be done here: an unknown name, other spaces, another environment's controller, no memory."""
+        """Name what can't be done here: an unknown name, other spaces, another environment's controller."""
         from envs.controllers import CONTROLLERS
-        from envs.make import describe_spaces, find_environment_faults, find_evaluation_faults
+        from envs.make import find_environment_faults, find_evaluation_faults
 
         faults = find_environment_faults(self.env_name, self.env_kwargs, continuous_actions=True)
         if not faults and self.evaluates:
@@ -154,25 +169,54 @@ class OffPolicyConfig(TrainerConfig):
             there = f"{self.base_controller} controls {', '.join(controlled)}"
             message = f"base_controller: {there}, and env_name is {self.env_name}"
             faults.append(Fault(("base_controller", "env_name"), message))
-        if not faults:
-            spaces = describe_spaces(self.env_name, self.env_kwargs)
-            base_dim = spaces.action_dim if self.base_controller else 0
-            faults += self._find_memory_faults(spaces.obs_dim + base_dim, spaces.action_dim)
         return faults
 
-    def _find_memory_faults(self, obs_dim: int, action_dim: int) -> list[Fault]:
-        """Refuse a buffer that is larger than the memory that is free now."""
-        import psutil
+    def find_sizes(self) -> SpaceSizes:
+        """Give the sizes that an agent gets: its observations end in the base action of residual control, if any.
 
-        row_bytes = 4 * count_columns(obs_dim, action_dim, self.n_step)
-        needed, free = self.buffer_rows * row_bytes, psutil.virtual_memory().available
-        if needed <= free:
-            return []
+        Raises:
+            SettingsError: the environment can't be made.
+        """
+        from envs.make import describe_spaces
+
+        spaces = describe_spaces(self.env_name, self.env_kwargs)
+        base_dim = spaces.action_dim if self.base_controller else 0
+        return replace(spaces, obs_dim=spaces.obs_dim + base_dim)
+
+    def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
+        """Give what a run takes: the buffer when it is full, networks with what goes with them, and an update."""
+        sizes = self.find_sizes()
+        columns = count_columns(sizes.obs_dim, sizes.action_dim, self.n_step)
+        units = self.batch_copies * sum(self.hidden_dims)
+        return replace(
+            need_networks(parameters, on_gpu=on_gpu),
+            update=FLOAT * self.batch_size * (units + 4 * columns),
+            replay=self.buffer_rows * FLOAT * columns,
+        )
+
+    def find_memory_faults(self, room: MemoryRoom, parameters: Mapping[str, int] | None = None) -> list[Fault]:
+        """Refuse a buffer that is larger than the memory that is free, and whatever else doesn't fit beside it."""
+        needed = self.predict_memory({}, on_gpu=room.gpu_bytes is not None).replay
+        if needed <= room.host_bytes:
+            return super().find_memory_faults(room, parameters)
+        row_bytes, free = needed // self.buffer_rows, room.host_bytes
         message = (
-            f"buffer_size: {self.buffer_rows:,} transitions of {row_bytes:,} bytes are {needed / 2**30:,.1f} GiB, and "
-            f"{free / 2**30:,.1f} GiB of memory are free; at most {free // row_bytes:,} transitions fit"
+            f"buffer_size: {self.buffer_rows:,} transitions of {row_bytes:,} bytes are {show_bytes(needed)}, and "
+            f"{show_bytes(free)} of memory are free; at most {free // row_bytes:,} transitions fit"
         )
         return [Fault(("buffer_size", "max_timesteps"), message)]
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates."""
+        taken = self.updates_per_step * self.num_envs * self.reference_batch_size
+        wait = max(1, -(-self.batch_size // taken)) if self.schedule == "fixed_samples" else 1
+        steps = count_steps_until(self.batch_size, self.num_envs)
+        return shorten_acting(self, steps, updates=self.learning_cycle, wait=wait)
+
+    @property
+    def learning_cycle(self) -> int:
+        """Updates after which everything has learned at least once."""
+        return UPDATES
 
 
 def count_columns(obs_dim: int, action_dim: int, n_step: int) -> int:

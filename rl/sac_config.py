@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ class SACConfig(OffPolicyConfig):
     `temperature` fixes the weight of the entropy. Where it is null the weight is learned, from 1, so that the policy's
     mean entropy comes to `target_entropy`, which is minus the number of action dimensions unless set.
     """
+
+    batch_copies: ClassVar[int] = 10
 
     algorithm_name: Literal["sac"]
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4

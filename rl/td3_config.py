@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rl.off_policy_config import OffPolicyConfig
 from training.config import Int
+from training.shortening import UPDATES
 
 
 class TD3Config(OffPolicyConfig):
@@ -24,6 +25,11 @@ class TD3Config(OffPolicyConfig):
     target_noise_std: Annotated[float, Field(ge=0)] = 0.2
     target_noise_clip: Annotated[float, Field(ge=0)] = 0.5
     policy_delay: Annotated[Int, Field(ge=1)] = 2
+
+    @property
+    def learning_cycle(self) -> int:
+        """Updates after which everything has learned at least once."""
+        return max(UPDATES, self.policy_delay)
 
     def list_switched_off(self) -> dict[str, str]:
         """Give the keys that others switch off, whether or not they were set."""

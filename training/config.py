@@ -13,6 +13,8 @@ from experiment.identity import PARENT_KEYS, hash_identity, name_parent
 from experiment.memory import MemoryRoom
 from experiment.plan import nest_settings
 from experiment.problems import Fault, SettingsError, suggest
+from training.memory_need import MemoryNeed, find_shortage, need_networks
+from training.shortening import count_steps_until, describe_kind, shorten_acting
 
 
 def _whole_float_to_int(value: object) -> object:
@@ -27,6 +29,9 @@ NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
 SHAPE: dict[str, Any] = {"shape": True}
 """`json_schema_extra` of a key that decides the sizes of networks."""
+
+MEMORY: dict[str, Any] = {"memory": True}
+"""`json_schema_extra` of a trainer's own key that decides how much memory a run takes, beside those of its shape."""
 
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -65,6 +70,11 @@ class TrainerConfig(BaseModel):
 
     config_version: ClassVar[int] = 1
     """Raised when the same settings begin to mean something else, so that old runs are not taken for new ones."""
+    memory_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "update": ("batch_size",),
+        "replay": ("buffer_size", "max_timesteps"),
+    }
+    """The settings to lower where a part of `predict_memory` is too large, by the part's name."""
 
     algorithm_name: str
     env_name: Annotated[str, Field(min_length=1, json_schema_extra=SHAPE)]
@@ -149,12 +159,26 @@ class TrainerConfig(BaseModel):
         """Name what is wrong between these settings and the environment, which is made for this. Imports it."""
         return []
 
-    def find_memory_faults(self, room: MemoryRoom) -> list[Fault]:
+    def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
+        """Give what a run with these settings takes at its peak. Imports the environment, where spaces decide it.
+
+        Args:
+            parameters: numbers that learn, by component; empty where nobody has counted them.
+            on_gpu: whether it trains on a GPU.
+        """
+        return need_networks(parameters, on_gpu=on_gpu)
+
+    def find_memory_faults(self, room: MemoryRoom, parameters: Mapping[str, int] | None = None) -> list[Fault]:
         """Name what doesn't fit into the memory of the machine and the device that the run is placed on.
 
-        Asked there, before anything is built; never where a launch is only planned. Imports the environment.
+        Asked there before anything starts, and again before anything is built. Imports the environment.
+
+        Args:
+            room: what there is.
+            parameters: numbers that learn, by component; None where nobody has counted them.
         """
-        return []
+        need = self.predict_memory(parameters or {}, on_gpu=room.gpu_bytes is not None)
+        return find_shortage(need, room, self.memory_keys)
 
     def inactive_keys(self) -> dict[str, str]:
         """Give the keys that were set and that another key switches off, each with the reason."""
@@ -198,6 +222,29 @@ class TrainerConfig(BaseModel):
         shape = {"algorithm_name": self.algorithm_name, "imports": self.imports}
         shape |= {key: getattr(self, key) for key in keys}
         return shape if self.evaluates else shape | {"eval_env_kwargs": {}}
+
+    def footprint_settings(self) -> dict[str, Any]:
+        """Give the settings that decide how much memory a run takes: its shape's and more, a config of their own."""
+        keys = [name for name, field in type(self).model_fields.items() if _is_marked(field, "memory", True)]
+        return self.shape_settings() | {key: getattr(self, key) for key in ("batch_size", "num_envs", *keys)}
+
+    def speed_settings(self) -> dict[str, Any]:
+        """Give the settings that may decide how long a step takes: all that are read but the seed and the run's end."""
+        off = {*self.list_switched_off(), "seed", "max_timesteps"}
+        return {key: getattr(self, key) for key in identity_defaults(type(self)) if key not in off} | {
+            "algorithm_name": self.algorithm_name
+        }
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates; networks, memory of an update, environment and options stay.
+
+        See `training.shortening`. A trainer that learns otherwise refines it.
+        """
+        return shorten_acting(self, count_steps_until(self.batch_size, self.num_envs))
+
+    def kind_settings(self) -> dict[str, Any]:
+        """Give what decides the way through the code; runs that are alike in it break alike."""
+        return describe_kind(self)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rl.offline.offline_config import OfflineConfig
 
 
 class BCConfig(OfflineConfig):
     """A deterministic policy fitted to recorded actions by their mean squared error."""
+
+    batch_copies: ClassVar[int] = 5
 
     algorithm_name: Literal["bc"]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field
 
 from experiment.problems import Fault, SettingsError
 from training.config import SHAPE, Int, TrainerConfig
+from training.memory_need import FLOAT, MemoryNeed, need_networks
+from training.shortening import UPDATES, shorten_learning
 
 if TYPE_CHECKING:
     from envs.episodes import Episodes
@@ -22,12 +26,23 @@ UNREAD = {
 }
 """Keys of every trainer that mean nothing here, each with the reason."""
 
+ROW_COPIES = 2
+"""What laying out a data set takes beside its rows, in their sizes."""
+
 
 class OfflineConfig(TrainerConfig):
     """Learning from recorded transitions, in continuous action spaces; `max_timesteps` counts updates.
 
     Actions are in [-1, 1] inside, whatever the bounds in the data set. `env_name` is where policies are evaluated.
     """
+
+    memory_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "update": ("batch_size",),
+        "networks": ("hidden_dims",),
+        "recorded": ("dataset",),
+    }
+    batch_copies: ClassVar[int] = 8
+    """Numbers that an update takes for each sample and each unit of a hidden layer; measured (docs/preflight.md)."""
 
     dataset: Annotated[str, Field(min_length=1, json_schema_extra=SHAPE)]
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
@@ -41,6 +56,32 @@ class OfflineConfig(TrainerConfig):
     def find_contradictions(self) -> list[Fault]:
         """Name pairs of settings that can't hold together; those of which one isn't read always can."""
         return [fault for fault in super().find_contradictions() if not UNREAD.keys() & set(fault.keys)]
+
+    def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
+        """Give what a run takes: its data set's transitions, networks with what goes with them, and an update.
+
+        A data set that is still to be made counts as nothing.
+        """
+        from envs.datasets import describe_dataset
+
+        episodes = describe_dataset(self.dataset).episodes
+        rows = 0 if episodes is None else episodes.num_steps * FLOAT * (2 * episodes.obs_dim + episodes.action_dim + 2)
+        return replace(
+            need_networks(parameters, on_gpu=on_gpu),
+            update=FLOAT * self.batch_size * self.batch_copies * sum(self.hidden_dims),
+            recorded=rows,
+            # While the rows are laid side by side their columns are there too, and the file is mapped.
+            replay=ROW_COPIES * rows,
+        )
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates."""
+        return shorten_learning(self, updates=self.learning_cycle)
+
+    @property
+    def learning_cycle(self) -> int:
+        """Updates after which everything has learned at least once."""
+        return UPDATES
 
     def find_environment_faults(self) -> list[Fault]:
         """Name what can't be done here: an unknown environment, other spaces, a data set that isn't of it.

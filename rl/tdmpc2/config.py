@@ -6,16 +6,21 @@ Names and defaults are those of the document and of the authors' code; `model_si
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from experiment.memory import MemoryRoom
 from experiment.problems import Fault
 from rl.tdmpc2.sizes import MODEL_SIZES
-from training.config import SHAPE, Int, TrainerConfig
+from training.config import MEMORY, SHAPE, Int, TrainerConfig
+from training.memory_need import MemoryNeed
+from training.shortening import count_steps_until, shorten_acting
 
 Size = Annotated[Int, Field(gt=0, json_schema_extra=SHAPE)]
+
+SHORT_PLAN = 32
+"""Samples of a plan in a run that is cut short."""
 
 
 class TDMPC2Config(TrainerConfig):
@@ -24,6 +29,11 @@ class TDMPC2Config(TrainerConfig):
     Steps are the agent's: one action, carried out `action_repeat` times. `learning_starts` is how many of them come
     from random actions; after them `pretrain_updates` updates are made at once.
     """
+
+    memory_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **TrainerConfig.memory_keys,
+        "networks": ("model_size",),
+    }
 
     algorithm_name: Literal["tdmpc2"]
     max_timesteps: Annotated[Int, Field(gt=0)] = 500_000
@@ -75,7 +85,7 @@ class TDMPC2Config(TrainerConfig):
     max_std: Annotated[float, Field(gt=0)] = 2.0
     temperature: Annotated[float, Field(gt=0)] = 0.5
     value_uncertainty_weight: Annotated[float, Field(ge=0)] = 0.0
-    plan_bf16: bool = False
+    plan_bf16: Annotated[bool, Field(json_schema_extra=MEMORY)] = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -158,11 +168,36 @@ class TDMPC2Config(TrainerConfig):
 
         return find_environment_faults(self)
 
-    def find_memory_faults(self, room: MemoryRoom) -> list[Fault]:
-        """Name networks, or a replay buffer, that don't fit into memory where the run is placed."""
+    def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
+        """Give what a run takes: the buffer when it is full, networks, and an update; it counts weights itself."""
+        from rl.tdmpc2.spaces import predict_memory
+
+        return predict_memory(self, on_gpu=on_gpu)
+
+    def find_memory_faults(self, room: MemoryRoom, parameters: Mapping[str, int] | None = None) -> list[Fault]:
+        """Name networks, or a replay buffer, or what else doesn't fit into memory where the run is placed."""
         from rl.tdmpc2.spaces import find_memory_faults
 
-        return find_memory_faults(self, room)
+        return find_memory_faults(self, room) or super().find_memory_faults(room, parameters)
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates: one of the pretraining, then those that follow steps.
+
+        A plan is made in one iteration of few samples, so that evaluations take seconds.
+        """
+        steps = count_steps_until(max(self.batch_size, self.num_envs * (self.horizon + 2)), self.num_envs)
+        wait = -(-self.train_freq // self.num_envs)
+        return shorten_acting(
+            self,
+            steps,
+            wait=wait,
+            learning_starts=steps,
+            pretrain_updates=min(1, self.num_pretrain),
+            iterations=1,
+            num_samples=min(self.num_samples, SHORT_PLAN),
+            num_elites=min(self.num_elites, SHORT_PLAN // 4),
+            num_pi_trajs=min(self.num_pi_trajs, SHORT_PLAN // 4),
+        )
 
     @property
     def buffer_steps(self) -> int:

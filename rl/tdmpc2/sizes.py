@@ -20,6 +20,9 @@ MODEL_SIZES: Mapping[int, Mapping[str, int]] = {
 
 NUM_MEMBERS = 2
 """Value heads that a target, a policy's loss or a plan takes, drawn from all."""
+KEPT = 2.5
+"""Numbers kept for each that a layer gives: before its norm, after it, after its activation, and in the way back.
+Measured; see docs/preflight.md."""
 CONVOLUTIONS = ((7, 2), (5, 2), (3, 2), (3, 1))
 """Side and stride of the encoder's convolutions over pixels, none of them padded."""
 
@@ -172,6 +175,28 @@ def count_update_flops(sizes: ModelSizes, batch_size: int, horizon: int) -> int:
         model += steps * 3 * _multiply(state, sizes.mlp_dim, sizes.mlp_dim, 1)
     learning = states * (3 * policy - state * sizes.mlp_dim + 2 * NUM_MEMBERS * head)
     return 2 * batch_size * (target + model + learning)
+
+
+def count_update_numbers(sizes: ModelSizes, horizon: int) -> int:
+    """Count the numbers that a sample leaves behind in an update, for gradients: about; see `KEPT`.
+
+    The policy's loss runs through value heads that don't move, and keeps as much of them.
+    """
+    head, states = 2 * sizes.mlp_dim + sizes.num_bins, horizon + 1
+    dynamics, policy = 2 * sizes.mlp_dim + sizes.latent_dim, 2 * sizes.mlp_dim + sizes.policy_dim
+    model = horizon * (dynamics + (1 + sizes.num_q) * head) + _count_encoder_outputs(sizes)
+    learning = states * (policy + NUM_MEMBERS * head)
+    return round(KEPT * (model + learning + states * sizes.joint_dim))
+
+
+def _count_encoder_outputs(sizes: ModelSizes) -> int:
+    if not sizes.sees_pixels:
+        return sum(list_encoder_dims(sizes)[1:])
+    sides, outputs = list(sizes.obs_shape[1:]), 0
+    for side, stride in CONVOLUTIONS:
+        sides = [(length - side) // stride + 1 for length in sides]
+        outputs += sizes.num_channels * sides[0] * sides[1]
+    return outputs
 
 
 def count_plan_flops(sizes: ModelSizes, horizon: int, num_samples: int, iterations: int, num_pi_trajs: int) -> int:

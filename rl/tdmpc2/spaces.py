@@ -17,7 +17,8 @@ from envs.multitask import MultiTaskEnv
 from experiment.memory import MemoryRoom
 from experiment.problems import Fault
 from rl.tdmpc2.config import TDMPC2Config
-from rl.tdmpc2.sizes import ModelSizes, check_pixels, count_components, sum_with_targets
+from rl.tdmpc2.sizes import ModelSizes, check_pixels, count_components, count_update_numbers, sum_with_targets
+from training.memory_need import FLOAT, MemoryNeed
 
 GIB = 2**30
 
@@ -180,16 +181,34 @@ def _find_size_faults(config: TDMPC2Config, spaces: Spaces) -> list[Fault]:
     return []
 
 
-def find_memory_faults(config: TDMPC2Config, room: MemoryRoom) -> list[Fault]:
-    """Refuse a buffer, or networks, that can't fit, with the estimate and what would."""
+def predict_memory(config: TDMPC2Config, *, on_gpu: bool) -> MemoryNeed:
+    """Give what a run takes at its peak.
+
+    Raises:
+        SettingsError: the environment can't be made.
+    """
     spaces = measure_settings(config)
     # Beside the observation: action, reward, end, and four numbers of 8 bytes that find windows.
     step = int(np.prod(spaces.obs_shape)) * spaces.obs_dtype.itemsize + 4 * (spaces.action_dim + 10)
-    buffer = config.buffer_steps * step
-    counts = count_components(plan_sizes(config, spaces))
+    sizes = plan_sizes(config, spaces)
+    counts = count_components(sizes)
+    weights, all_weights = FLOAT * sum(counts.values()), FLOAT * sum_with_targets(counts)
     # Weights, gradients and two moments of what learns; the value heads' slow copy.
-    networks = 16 * sum(counts.values()) + 4 * (sum_with_targets(counts) - sum(counts.values()))
-    networks += 2 * sum_with_targets(counts) if config.plan_bf16 else 0
+    networks = 3 * weights + all_weights
+    return MemoryNeed(
+        on_gpu,
+        networks=networks + (all_weights // 2 if config.plan_bf16 else 0),
+        checkpoint=(networks - weights) * (2 if on_gpu else 1),
+        update=FLOAT * config.batch_size * count_update_numbers(sizes, config.horizon),
+        replay=config.buffer_steps * step,
+    )
+
+
+def find_memory_faults(config: TDMPC2Config, room: MemoryRoom) -> list[Fault]:
+    """Refuse a buffer, or networks, that can't fit, with the estimate and what would."""
+    need = predict_memory(config, on_gpu=room.gpu_bytes is not None)
+    buffer, networks = need.replay, need.networks
+    step = buffer // config.buffer_steps
     faults = []
     if buffer > room.host_bytes:
         message = (

@@ -5,13 +5,20 @@ Names and defaults are those of the documents that describe the agent; what they
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from experiment.memory import MemoryRoom
 from experiment.problems import Fault
-from training.config import SHAPE, Int, TrainerConfig
+from training.config import MEMORY, SHAPE, Int, TrainerConfig
+from training.memory_need import PROGRAM, MemoryNeed
+from training.shortening import UPDATES, count_steps_until, shorten_acting
+
+if TYPE_CHECKING:
+    from rl.vmamba_td3.memory import Workload
+    from rl.vmamba_td3.spaces import WindowSizes
 
 STAGES = 4
 Size = Annotated[Int, Field(gt=0, json_schema_extra=SHAPE)]
@@ -44,8 +51,8 @@ class VMambaTD3Config(TrainerConfig):
     state_feature_dim: Size = 128
     hidden_dim: Size = 256
     use_input_adapter: Annotated[bool, Field(json_schema_extra=SHAPE)] = False
-    use_amp: bool = False
-    use_checkpointing: bool = False
+    use_amp: Annotated[bool, Field(json_schema_extra=MEMORY)] = False
+    use_checkpointing: Annotated[bool, Field(json_schema_extra=MEMORY)] = False
     encoder: Annotated[Literal["vmamba", "cnn"], Field(json_schema_extra=SHAPE)] = "vmamba"
     encoder_sharing: Annotated[Literal["separate", "shared"], Field(json_schema_extra=SHAPE)] = "separate"
     asymmetric_critic: Annotated[bool, Field(json_schema_extra=SHAPE)] = False
@@ -164,14 +171,39 @@ class VMambaTD3Config(TrainerConfig):
             return [Fault((key if key in type(self).model_fields else "env_kwargs",), str(error))]
         return []
 
-    def find_memory_faults(self, room: MemoryRoom) -> list[Fault]:
-        """Name a batch, or a replay buffer, that doesn't fit into memory where the run is placed."""
+    def find_memory_faults(self, room: MemoryRoom, parameters: Mapping[str, int] | None = None) -> list[Fault]:
+        """Name a batch, or a replay buffer, or what else doesn't fit into memory where the run is placed."""
         from rl.vmamba_td3.fitting import find_memory_faults
-        from rl.vmamba_td3.memory import Workload
         from rl.vmamba_td3.spaces import measure_settings, plan_stream
 
         windows = measure_settings(self)
-        work = Workload(
+        work = self._describe_work(windows)
+        stream = plan_stream(self, windows)
+        faults = find_memory_faults(stream, windows.action_dim, work, self.buffer_frames, room)
+        return faults or super().find_memory_faults(room, parameters)
+
+    def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
+        """Give what a run takes, by the arithmetic in `memory.py`, which counts weights itself, and a checkpoint."""
+        from rl.vmamba_td3.fitting import find_need
+        from rl.vmamba_td3.memory import estimate_memory
+        from rl.vmamba_td3.spaces import measure_settings, plan_stream
+
+        windows = measure_settings(self)
+        work = self._describe_work(windows)
+        estimate = estimate_memory(plan_stream(self, windows), windows.action_dim, work, self.buffer_frames)
+        return MemoryNeed(
+            on_gpu,
+            networks=estimate.lasting,
+            checkpoint=estimate.lasting * (2 if on_gpu else 1),
+            update=find_need(estimate, on_gpu) - estimate.lasting,
+            replay=estimate.buffer,
+            program=PROGRAM if on_gpu else 0,
+        )
+
+    def _describe_work(self, windows: WindowSizes) -> Workload:
+        from rl.vmamba_td3.memory import Workload
+
+        return Workload(
             self.batch_size,
             self.seq_len,
             use_amp=self.use_amp,
@@ -179,7 +211,12 @@ class VMambaTD3Config(TrainerConfig):
             encoder_sharing=self.encoder_sharing,
             privileged_dim=windows.privileged_dim,
         )
-        return find_memory_faults(plan_stream(self, windows), windows.action_dim, work, self.buffer_frames, room)
+
+    def shortened(self) -> Self:
+        """Give the same run cut to a few updates, the actor's among them."""
+        steps = count_steps_until(self.batch_size, self.num_envs)
+        wait = -(-self.train_freq // self.num_envs)
+        return shorten_acting(self, steps, updates=max(UPDATES, self.policy_freq), wait=wait)
 
     def shape_settings(self) -> dict[str, Any]:
         """Give the settings that decide the sizes of the networks and of the buffer, and what goes with them."""

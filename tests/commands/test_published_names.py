@@ -57,7 +57,7 @@ FLAGS = {
     "-h", "--help", "-e", "-g", "-j", "-o", "--only", "-n", "--dry-run", "--json", "--yes", "--no-count", "--rerun",
     "--retry", "--timeout", "--log-root", "--plain", "--no-report", "--detach", "--no-warm", "--chaos",
     "--verify-resume", "--with-current-code",
-    "--jobs-per-gpu",
+    "--jobs-per-gpu", "--smoke",
 }  # fmt: skip
 PLAY_FLAGS = {
     "record": {

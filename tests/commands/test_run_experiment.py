@@ -269,7 +269,7 @@ def test_a_vanished_gpu_is_exit_code_three_and_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_work(tmp_path, "0")
-    gpus = [Gpu(0, 0, "GPU-0", "A100", 1)]
+    gpus = [Gpu(0, 0, "GPU-0", "A100", 80 * 2**30)]
     assert main(["-e", "spec.yaml", "-g", "1"], build_config, lambda: gpus) == 3
     assert capsys.readouterr().err == "-g 1: there is no GPU 1 here; there are 0 (A100)\n"
     assert not (tmp_path / "logs").exists()
@@ -280,7 +280,7 @@ def test_a_gpu_that_dies_under_its_run_ends_the_sweep_with_three(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(DDPG + "variables: {seed: [1, 2]}\n")
-    gpus = [Gpu(0, 0, "GPU-0", "A100", 1)]
+    gpus = [Gpu(0, 0, "GPU-0", "A100", 80 * 2**30)]
     assert main(["-e", "spec.yaml", "-g", "0", "--plain", "--no-report"], build_config, lambda: gpus) == 3
     assert "device 0 is gone: GPU 0 was asked for, and torch" in capsys.readouterr().out
 

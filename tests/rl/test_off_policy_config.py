@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiment.memory import MemoryRoom
 from experiment.problems import SettingsError
 from rl.off_policy_config import OffPolicyConfig
 from train import build_config
@@ -109,23 +108,24 @@ def test_a_controller_of_another_environment_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(("free", "fits"), [(999 * 36, False), (1_000 * 36, True)])
-def test_a_buffer_that_does_not_fit_into_memory_is_refused_with_the_numbers(
-    monkeypatch: pytest.MonkeyPatch, free: int, fits: bool
-) -> None:
+def test_a_buffer_that_does_not_fit_into_memory_is_refused_with_the_numbers(free: int, fits: bool) -> None:
     """A transition of Pendulum-v1 is twice 3 observed numbers, 1 action, reward and terminated: 36 bytes."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-    faults = make_config(buffer_size=1_000, max_timesteps=5_000).find_environment_faults()
-    assert faults == make_config(buffer_size=5_000, max_timesteps=1_000, learning_starts=9).find_environment_faults()
-    assert [fault.keys[0] for fault in faults] == ([] if fits else ["buffer_size"])
+    room = MemoryRoom(free)
+    faults = make_config(buffer_size=1_000, max_timesteps=5_000).find_memory_faults(room)
+    assert faults == make_config(buffer_size=5_000, max_timesteps=1_000, learning_starts=9).find_memory_faults(room)
+    assert ["1,000 transitions" in fault.message for fault in faults] == [not fits]
+    if fits:  # the rows do, and the program beside them doesn't
+        return
+    assert [fault.keys[0] for fault in faults] == ["buffer_size"]
     for fault in faults:
         assert "1,000 transitions of 36 bytes" in fault.message
         assert "at most 999 transitions fit" in fault.message
 
 
 def test_a_buffer_of_terabytes_is_refused_through_the_settings_that_a_launch_checks() -> None:
-    """A launch checks each distinct shape alone, so the buffer's size has to be part of it."""
+    """A launch checks each distinct footprint alone, so the buffer's size has to be part of it."""
     huge = {"buffer_size": 10**13, "max_timesteps": 10**13}
-    (fault,) = build_config(make_config(**huge).shape_settings()).find_environment_faults()
+    (fault,) = build_config(make_config(**huge).footprint_settings()).find_memory_faults(MemoryRoom(2**40))
     assert fault.keys[0] == "buffer_size"
     assert "GiB of memory are free" in fault.message
 

@@ -295,7 +295,8 @@ def test_a_buffer_is_taken_into_account_with_all_that_it_keeps(settings: dict[st
         np.random.default_rng(0),
     )
     assert find_memory_fault(config, MemoryRoom(buffer.nbytes - 1, 2**50)) is not None
-    assert find_memory_fault(config, MemoryRoom(int(1.1 * buffer.nbytes), 2**50)) is None
+    beside = config.predict_memory({}, on_gpu=True).host_bytes - buffer.nbytes
+    assert find_memory_fault(config, MemoryRoom(beside + int(1.1 * buffer.nbytes), 2**50)) is None
 
 
 def test_a_buffer_that_does_not_fit_is_refused_with_what_does() -> None:
@@ -309,8 +310,12 @@ def test_a_buffer_that_does_not_fit_is_refused_with_what_does() -> None:
     found = re.search(r"at most ([\d,]+) steps fit$", fault.message)
     assert found is not None
     most = int(found[1].replace(",", ""))
-    assert find_memory_fault(make_config(max_timesteps=50_000_000, buffer_size=most), room) is None
-    assert find_memory_fault(make_config(max_timesteps=50_000_000, buffer_size=most + 1), room) is not None
+    fitting = find_memory_fault(make_config(max_timesteps=50_000_000, buffer_size=most), room)
+    assert fitting is not None  # the program beside it doesn't fit
+    assert "steps fit" not in fitting.message
+    larger = find_memory_fault(make_config(max_timesteps=50_000_000, buffer_size=most + 1), room)
+    assert larger is not None
+    assert "steps fit" in larger.message
 
 
 def test_a_short_run_is_not_refused_for_a_buffer_that_it_never_fills() -> None:
@@ -321,7 +326,9 @@ def test_networks_that_do_not_fit_are_refused_on_the_gpu_and_beside_the_buffer()
     config = make_config(max_timesteps=10_000)
     counts = count_parameters(config)
     needed = 16 * sum(counts.values()) + 4 * counts["q"]
-    for enough in (MemoryRoom(GIB, needed), MemoryRoom(GIB + needed)):
+    update = config.predict_memory({}, on_gpu=True).update
+    assert update < GIB
+    for enough in (MemoryRoom(GIB, needed + update), MemoryRoom(GIB + needed)):
         assert find_memory_fault(config, enough) is None
     for tight in (MemoryRoom(GIB, needed - 1), MemoryRoom(needed)):
         fault = find_memory_fault(config, tight)
