@@ -24,7 +24,6 @@ from experiment.engines.local import choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.lineage import Lineage
 from experiment.lock_check import LocklessFolderError, check_locks
-from experiment.memory import MemoryRoom, read_free_memory
 from experiment.outcomes import find_checkpoint_step
 from experiment.parents import open_parent
 from experiment.plan import find_folders
@@ -35,10 +34,11 @@ from experiment.single import read_single
 from experiment.supervise import find_reason, write_ending
 from training.answers import answer_preflight
 from training.config import TrainerConfig
+from training.placing import choose_device, find_room
 from training.trainers import TrainerEntry
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 TRAINERS = {
     "bc": TrainerEntry(
@@ -161,33 +161,6 @@ def train(
     finally:
         trainer.close()
     return {Outcome.FINISHED: OK, Outcome.STOPPED: REQUEUE, Outcome.UNHEALTHY: UNHEALTHY}[outcome]
-
-
-def choose_device(wanted: str, placed: str) -> torch.device | None:
-    """Give the device to train on; None where it was named and isn't there.
-
-    Args:
-        wanted: the setting `device`. `auto` takes a GPU if one is visible.
-        placed: where the launcher put the run: the index of a GPU, `cpu`, or `auto` where it didn't.
-    """
-    import torch
-
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return None if placed.isdecimal() else torch.device("cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        return None
-    return device
-
-
-def find_room(device: torch.device) -> MemoryRoom:
-    """Give the memory that there is for a run on a device: what is free of the computer's, and all of the GPU's."""
-    import torch
-
-    gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    return MemoryRoom(read_free_memory(), gpu)
 
 
 def run_guarded(

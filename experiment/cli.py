@@ -208,6 +208,7 @@ def refuse_beside_smoke(args: Namespace, parser: ArgumentParser) -> None:
         "--retry": args.retry,
         "--detach": args.detach,
         "--verify-resume": args.verify_resume,
+        "--chaos": args.chaos,
     }
     for flag, is_given in beside.items():
         if is_given:

@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,6 +49,47 @@ LOOKED_AT = 64
 """Runs whose trainer and environment are imported beforehand."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a launch is asked to do: a spec, by a command line, on devices among all GPUs. `remark` is about those."""
+
+    spec: ExperimentSpec
+    args: Namespace
+    gpus: Sequence[Gpu]
+    devices: Sequence[Device]
+    remark: str | None
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's folder."""
+        return Path(self.args.log_root / self.spec.meta.exp_name)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found out before anything was written.
+
+    Attributes:
+        plan: of the whole grid.
+        runs: those that are asked for.
+        rerun: ids of those to run again.
+        totals: `max_timesteps` by id.
+        code: gives its version.
+        warm: forks runs; None for a process for each.
+        packing: decides how many fit; None for a fixed number.
+        stop_seen: what was in the file by which runners are asked to stop.
+    """
+
+    plan: Plan
+    runs: Sequence[Run]
+    rerun: Collection[str]
+    totals: dict[str, int]
+    code: CodeHasher
+    warm: WarmLauncher | None
+    packing: Packing | None
+    stop_seen: bytes | None
+
+
 def run_sweep(
     spec: ExperimentSpec,
     args: Namespace,
@@ -73,75 +114,102 @@ def run_sweep(
         SpecError: with every problem of all combinations; nothing was started or written.
         OSError: the experiment's folder can't be written, or can't lock files; nothing was started.
     """
-    experiment_dir = args.log_root / spec.meta.exp_name
-    # Read before anything that takes time: whoever asks from here on means this launch too.
-    stop_seen = read_stop_request(experiment_dir / STOP_NAME)
-    plan = plan_runs(spec, args.log_root, build_config, args.only)
-    code = CodeHasher(find_code_roots(spec))
+    asked = Asked(spec, args, gpus, devices, remark)
     with contextlib.ExitStack() as cleanup:
         try:
-            rerun = choose_reruns(args.rerun, plan)
-            # `--rerun ID` means that one alone.
-            runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
-            warm = None if args.no_warm else warm_up(spec, plan, [run for run in runs if is_to_run(run, rerun)], code)
-            if warm is not None:
-                cleanup.callback(warm.close)
-                if background is None:
-                    # Now, while others check the settings: there is a second core for it. Not with the terminal as its
-                    # stderr, though, where that is about to be left.
-                    warm.begin()
-            totals = check_environments(spec, plan, devices)
+            # Imports begin while settings are checked: there is a second core for it. Not with the terminal as their
+            # stderr, though, where that is about to be left.
+            checked = check_sweep(asked, build_config, cleanup, begin_warm=background is None)
         except (PreflightError, ViewError) as error:
             print(error, file=sys.stderr)
             return BAD_SPEC
-        packing = make_packing(plan, experiment_dir, devices) if args.jobs == AUTO else None
-        experiment_dir.mkdir(parents=True, exist_ok=True)
-        check_locks(experiment_dir)
-        refuse_unseen(experiment_dir)
-        version = record_provenance(experiment_dir, code, gpus)
-        write_atomically(experiment_dir / "spec.yaml", [describe_spec(spec, args).encode()])
-        write_plan(experiment_dir / "plan.jsonl", spec, plan)
-        jobs = min(choose_jobs(spec, args, devices), len(runs))
-        threads = count_threads(count_cores(), jobs) if packing is None else packing.threads
-        limits = Limits(threads=threads, timeout_s=args.timeout)
-        request = Request(
-            work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
-            jobs=jobs,
-            retries=args.retry,
-            rerun=rerun,
-            code_version=version,
-            stop_path=experiment_dir / STOP_NAME,
-            stop_seen=stop_seen,
-            rerun_command=lambda run: rerun_command(args, run),
-            packing=packing,
-            chaos=Chaos(args.chaos, Random()) if args.chaos else None,  # noqa: S311  nobody has to be surprised by it
-        )
-        command = describe_command(args)
-        log = experiment_dir / LOG_NAME if background else None
-        presence = enter(experiment_dir, command, version, experiment_dir / "plan.jsonl", log)
+        request = write_down(asked, checked)
+        log = asked.folder / LOG_NAME if background else None
+        presence = enter(asked.folder, describe_command(args), request.code_version, asked.folder / "plan.jsonl", log)
         cleanup.callback(presence.leave)
-        notes = [*describe_others(experiment_dir, presence, plan.ids), *note_missing(spec.meta.on_finish)]
+        notes = [*describe_others(asked.folder, presence, checked.plan.ids), *note_missing(spec.meta.on_finish)]
         if background:
-            leave_terminal(background, presence.runner, notes, experiment_dir)
-            if warm is not None:
-                warm.begin()
-        who: dict[str, Any] = {"pid": presence.runner.pid, "host": presence.runner.host}
-        events = experiment_dir / "events.jsonl"
-        asked = jobs if packing is None else AUTO
-        append_event(events, "launched", runs=len(runs), jobs=asked, code_version=version, command=command, **who)
-        engine = LocalEngine(limits, lambda: record_provenance(experiment_dir, code, gpus), warm)
-        view = open_view(args.plain, totals)
-        with contextlib.closing(view):
-            for note in notes:
-                view.say(f"note: {note}")
-            announce(view, plan, runs, devices, limits, request, remark)
-            result = launch_runs(runs, engine, devices, replace(request, beat=presence.beat), view)
-        if request.chaos is not None:
-            view.say(str(request.chaos))
-        sum_up(view, result, runs, args)
-        append_event(events, "left", exit_code=result.exit_code, **who)
-        finish(spec, args, result, len(runs))
+            leave_terminal(background, presence.runner, notes, asked.folder)
+            if checked.warm is not None:
+                checked.warm.begin()
+        result = carry_out(asked, checked, replace(request, beat=presence.beat), presence.runner, notes)
+        finish(spec, args, result, len(checked.runs))
     return result.exit_code
+
+
+def check_sweep(asked: Asked, build_config: BuildConfig, cleanup: contextlib.ExitStack, *, begin_warm: bool) -> Checked:
+    """Find out whether all that is asked for can be done. Writes nothing.
+
+    Raises:
+        SpecError: with every problem of all combinations.
+        PreflightError: the check itself failed.
+        ViewError: no run is what `--rerun` names.
+    """
+    spec, args = asked.spec, asked.args
+    # Read before anything that takes time: whoever asks from here on means this launch too.
+    stop_seen = read_stop_request(asked.folder / STOP_NAME)
+    plan = plan_runs(spec, args.log_root, build_config, args.only)
+    code = CodeHasher(find_code_roots(spec))
+    rerun = choose_reruns(args.rerun, plan)
+    # `--rerun ID` means that one alone.
+    runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
+    warm = None if args.no_warm else warm_up(spec, plan, [run for run in runs if is_to_run(run, rerun)], code)
+    if warm is not None:
+        cleanup.callback(warm.close)
+        if begin_warm:
+            warm.begin()
+    totals = check_environments(spec, plan, asked.devices)
+    packing = make_packing(plan, asked.folder, asked.devices) if args.jobs == AUTO else None
+    return Checked(plan, runs, rerun, totals, code, warm, packing, stop_seen)
+
+
+def write_down(asked: Asked, checked: Checked) -> Request:
+    """Make the experiment's folder, write what is to be run, and give what is asked for, ready to be launched.
+
+    Raises:
+        OSError: the folder can't be written, or can't lock files.
+    """
+    spec, args, folder, plan = asked.spec, asked.args, asked.folder, checked.plan
+    folder.mkdir(parents=True, exist_ok=True)
+    check_locks(folder)
+    refuse_unseen(folder)
+    version = record_provenance(folder, checked.code, asked.gpus)
+    write_atomically(folder / "spec.yaml", [describe_spec(spec, args).encode()])
+    write_plan(folder / "plan.jsonl", spec, plan)
+    return Request(
+        work=lambda run, device: make_work(plan.check_again(run.id), run, device, spec),
+        jobs=min(choose_jobs(spec, args, asked.devices), len(checked.runs)),
+        retries=args.retry,
+        rerun=checked.rerun,
+        code_version=version,
+        stop_path=folder / STOP_NAME,
+        stop_seen=checked.stop_seen,
+        rerun_command=lambda run: rerun_command(args, run),
+        packing=checked.packing,
+        chaos=Chaos(args.chaos, Random()) if args.chaos else None,  # noqa: S311  nobody has to be surprised by it
+    )
+
+
+def carry_out(asked: Asked, checked: Checked, request: Request, runner: Runner, notes: Sequence[str]) -> SweepResult:
+    """Run what is asked for, and say and write down what happens."""
+    args, packing, events = asked.args, checked.packing, asked.folder / "events.jsonl"
+    threads = count_threads(count_cores(), request.jobs) if packing is None else packing.threads
+    limits = Limits(threads=threads, timeout_s=args.timeout)
+    who: dict[str, Any] = {"pid": runner.pid, "host": runner.host}
+    what: dict[str, Any] = {"runs": len(checked.runs), "jobs": request.jobs if packing is None else AUTO}
+    append_event(events, "launched", code_version=request.code_version, command=runner.command, **what, **who)
+    engine = LocalEngine(limits, lambda: record_provenance(asked.folder, checked.code, asked.gpus), checked.warm)
+    view = open_view(args.plain, checked.totals)
+    with contextlib.closing(view):
+        for note in notes:
+            view.say(f"note: {note}")
+        announce(view, checked.plan, checked.runs, asked.devices, limits, request, asked.remark)
+        result = launch_runs(checked.runs, engine, asked.devices, request, view)
+    if request.chaos is not None:
+        view.say(str(request.chaos))
+    sum_up(view, result, checked.runs, args)
+    append_event(events, "left", exit_code=result.exit_code, **who)
+    return result
 
 
 def finish(spec: ExperimentSpec, args: Namespace, result: SweepResult, runs: int) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
 from playing.endings import DeviceMissingError, RunError
-from train import choose_device, find_trainer, import_trainers, load_single_run
+from train import find_trainer, import_trainers, load_single_run
+from training.placing import choose_device
 
 if TYPE_CHECKING:
     from envs.record import Policy
