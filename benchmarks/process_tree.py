@@ -98,8 +98,8 @@ def run_watched(
 ) -> Taken:
     """Run a program to its end, and watch what comes of it; nothing of it is left.
 
-    The kernel's sum for children lacks those that nobody waits for, which is most of a Ray; ours lacks the ends of short
-    ones. Both only ever lack something, so the larger is taken.
+    The kernel's sum for children lacks those that nobody waits for, which is most of a Ray; ours lacks the ends of
+    short ones. Both only ever lack something, so the larger is taken.
 
     Args:
         words: the command line.
