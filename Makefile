@@ -34,8 +34,9 @@ test: $(STAMP) check ## every test that CI runs
 test-slow: $(STAMP) ## the longer tests: learning, chaos, exact resuming
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400
 
-bench: $(STAMP) ## the newcomer's job, with its truth log; the speed of DDPG beside stable-baselines3's, of the diffusion agent's actions, of drones beside PyFlyt's, of scans, and of TD-MPC2
+bench: $(STAMP) ## the newcomer's job, with its truth log; launches beside Hydra's and Ray's; the speed of DDPG beside stable-baselines3's, of the diffusion agent's actions, of drones beside PyFlyt's, of scans, and of TD-MPC2
 	$(BIN)/python -m benchmarks.newcomer
+	$(BIN)/python -m benchmarks.launch --peers
 	$(BIN)/python -m pip install --quiet --editable '.[diffusers,bench]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ddpg
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.diffusion

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,8 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.launch_clock import RUNS, SLOTS, WORK_S, keep_to_slots, measure_gap
+from benchmarks.launch_peers import measure_peers, print_launchers
+
 ROOT = Path(__file__).parents[1]
-RUNS, SLOTS, WORK_S = 24, 2, 0.2
 WALL_GOAL, CPU_GOAL, GAP_GOAL_MS = 2.5, 4.0, 20.0
 
 TRAINER = """
@@ -155,21 +156,6 @@ def launch(folder: Path, words: Sequence[str]) -> Launch:
     return Launch(wall, cpu, measure_gap(folder, "START"), measure_gap(folder, "STEP"), read_results(folder))
 
 
-def keep_to_slots() -> None:
-    """Take a core for each slot, so that a run has one thread here on whatever machine."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:SLOTS])
-
-
-def measure_gap(folder: Path, word: str) -> float:
-    """Give the median from a run's END to the next run's word in its place, in milliseconds."""
-    times: dict[str, list[float]] = {"START": [], "STEP": [], "END": []}
-    for line in sorted((folder / "truth.log").read_text().splitlines()):
-        moment, written, _ = line.split(maxsplit=2)
-        times[written].append(float(moment))
-    gaps = [begun - ended for begun, ended in zip(times[word][SLOTS:], times["END"], strict=False)]
-    return 1000 * statistics.median(gaps)
-
-
 def read_results(folder: Path) -> dict[int, Any]:
     """Give what must be the same however a run was started, by seed."""
     results = {}
@@ -203,14 +189,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.launch", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--peers", action="store_true", help="Hydra's joblib launcher and Ray's tasks too, installed once"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         row = compare(Path(folder))
+        if args.peers:
+            row["peers"] = measure_peers(Path(folder))
     if args.json:
         print(json.dumps(row))
     else:
         for key, value in row.items():
-            print(f"{key:18} {value:.3f}" if isinstance(value, float) else f"{key:18} {value}")
+            if key != "peers":
+                print(f"{key:18} {value:.3f}" if isinstance(value, float) else f"{key:18} {value}")
+        if args.peers:
+            print_launchers(row)
     met = row["wall_ratio"] >= WALL_GOAL and row["cpu_ratio"] >= CPU_GOAL and row["warm_gap_ms"] < GAP_GOAL_MS
     return 0 if met and row["same_results"] else 1
 
