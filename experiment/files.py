@@ -21,7 +21,7 @@ CONFIG_HEADING = "Every setting of this run. `python train.py -e` on this file g
 def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> None:
     """Write a whole file or leave the old one as it was, also when the machine loses power.
 
-    With `durable=False` that is so as far as processes can see, and after `make_durable` for the disk too.
+    With `durable=False` that is so as far as processes can see, and for the disk once somebody has seen to it.
 
     Raises:
         OSError: the disk is full or the folder can't be written; nothing is left behind.
@@ -39,14 +39,6 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = Tru
         temporary.unlink(missing_ok=True)
         raise
     if durable:
-        sync_folder(path.parent)
-
-
-def make_durable(paths: Iterable[Path]) -> None:
-    """Make files that were written, and their names, last through a loss of power."""
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
         sync_folder(path.parent)
 
 

@@ -80,11 +80,13 @@ class Supervisor:
         started, kills = time.monotonic(), count_memory_kills()
         wakeup = self._catch_signals()
         self.pid = self.start(self.job)
+        # Not before the start: the disk takes its time.
+        make_start_durable(Path(self.job.run_dir), self.job.attempt)
         status, usage = self._wait_for_end(wakeup)
         kill_descendants()
         returncode = os.waitstatus_to_exitcode(status)
         if returncode == 0:
-            self._tell_runner()
+            tell_runner(self.job.control_fd)
         write_ending(
             Path(self.job.run_dir),
             self.job.attempt,
@@ -137,12 +139,6 @@ class Supervisor:
         else:
             self._ask("stop", self.job.grace_s)
         return True
-
-    def _tell_runner(self) -> None:
-        """Say that the training has ended well and left nothing: the next may start while we write that down."""
-        # Where the runner is gone nobody hears it.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            os.write(self.job.control_fd, ENDED_WELL)
 
     def _ask(self, why: str, grace_s: float) -> None:
         """Tell the training to checkpoint and stop, and set the time at which it will be killed (never a later one)."""
@@ -221,9 +217,18 @@ def open_log(job: Job) -> int:
 
 def use_log(log: int) -> None:
     """Have everything that this process and its children print go into a log, and let them read nothing."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     os.dup2(log, 1)
     os.dup2(log, 2)
+
+
+def tell_runner(control: int) -> None:
+    """Say that the training has ended well: the next one may start while that is written down."""
+    # Where the runner is gone nobody hears it.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        os.write(control, ENDED_WELL)
 
 
 def reap_adopted(training: int) -> None:
@@ -241,13 +246,19 @@ def kill_descendants() -> None:
     Only own children are killed: they can't be confused with others, since their pids are ours until we reap them.
     Their children then become ours, and the next round finds them.
     """
-    while True:
+    while has_children():
         for pid in list_children(os.getpid()):
             os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+        os.waitpid(-1, 0)
+
+
+def has_children() -> bool:
+    """Tell whether this process has any child, alive or not yet reaped."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def list_children(parent: int) -> list[int]:
@@ -331,6 +342,20 @@ def has_risen(before: dict[str, int], after: dict[str, int]) -> bool:
     return any(count > before.get(name, count) for name, count in after.items())
 
 
+def make_start_durable(run_dir: Path, attempt: int) -> None:
+    """Make what the runner has written for this attempt last through a loss of power, which it has left to us."""
+    folder = run_dir / "attempts" / f"{attempt:03d}"
+    for path in (run_dir / "config.yaml", folder / "start.json", run_dir, folder.parent, folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file as it is, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def write_ending(run_dir: Path, attempt: int, returncode: int, reason: str, usage: dict[str, float]) -> None:
     """Write the attempt's `exit.json`, and on success the run's first: that one alone makes the run DONE."""
     ending = {"ok": returncode == 0, "returncode": returncode, "reason": reason, "attempt": attempt}
@@ -348,9 +373,7 @@ def write_whole(path: Path, value: dict[str, object]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    sync(path.parent)
 
 
 def see_through(supervisor: Supervisor) -> int:

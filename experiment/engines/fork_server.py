@@ -26,6 +26,8 @@ from typing import Any
 
 from experiment.engines.standby import MAX_MESSAGE, Enter, Standby
 
+PAUSE_S = 0.05
+"""After a start, before the next pair is forked: the run that begins needs the processor more."""
 DRIVERS = ("libcuda.so", "libnvidia-ml.so")
 
 
@@ -62,9 +64,10 @@ class ForkServer:
     def run(self) -> None:
         """Answer until the runner is gone."""
         while True:
-            if self._standby is None and find_obstacle() is None:
+            lacks_pair = self._standby is None and find_obstacle() is None
+            ready, _, _ = select.select([self._runner.fileno(), self._ended], [], [], PAUSE_S if lacks_pair else None)
+            if lacks_pair and not ready:
                 self._standby = self._fork()
-            ready, _, _ = select.select([self._runner.fileno(), self._ended], [], [])
             if self._ended in ready:
                 os.read(self._ended, 4096)
                 self._reap()
@@ -95,12 +98,13 @@ class ForkServer:
                 return pair
         if pair is not None:
             pair.close()
-        pair = self._fork()
+        pair = self._fork(descriptors)
         pair.start(request, descriptors)
         return pair
 
-    def _fork(self) -> Standby:
-        return Standby.fork(self._enter, private=(self._runner.fileno(), self._ended, self._wakeup))
+    def _fork(self, request: Sequence[int] = ()) -> Standby:
+        """Fork a pair, which has none of our descriptors: those of a request are given to it like any other's."""
+        return Standby.fork(self._enter, private=(self._runner.fileno(), self._ended, self._wakeup, *request))
 
     def _reap(self) -> None:
         """Let go of children that have ended; the pid of a pair in waiting stays its own until it is closed."""

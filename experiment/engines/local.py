@@ -20,7 +20,7 @@ from experiment.devices import Device
 from experiment.engines.environment import make_base_environment
 from experiment.engines.orphans import OrphanKeeper
 from experiment.engines.warm import Forked, WarmLauncher
-from experiment.files import make_durable, now_text, write_atomically, write_json
+from experiment.files import now_text, write_atomically, write_json
 from experiment.parents import Parent
 from experiment.run import Run
 from experiment.schedule import Ending
@@ -187,8 +187,6 @@ class LocalEngine:
                 orphan_grace_s=self.limits.orphan_grace_s,
             )
             supervisor = self._start_supervisor(job, make_environment(run, attempt, work, device, threads), warm)
-            # Not before the start: the disk takes its time.
-            make_durable([run.config_path, run.start_path(attempt)])
         except BaseException:
             os.close(writer)
             raise

@@ -16,7 +16,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from experiment.supervise import CANNOT_START, Job, Supervisor, fork_training, open_log, see_through, use_log
+from experiment.supervise import (
+    CANNOT_START,
+    Job,
+    Supervisor,
+    fork_training,
+    open_log,
+    see_through,
+    tell_runner,
+    use_log,
+)
 
 PR_SET_NAME = 15
 SHOWN_DIGITS = 9
@@ -109,7 +118,7 @@ def _supervise(server: socket.socket, enter: Enter) -> NoReturn:
 def _start(job: Job, request: bytes, waiting: socket.socket, training: int) -> int:
     with waiting:
         log = open_log(job)
-        socket.send_fds(waiting, [request], [job.lock_fd, log])
+        socket.send_fds(waiting, [request], [job.lock_fd, log, job.control_fd])
         os.close(log)
     return training
 
@@ -119,10 +128,11 @@ def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
     returncode = CANNOT_START
     try:
         with supervisor:
-            message, descriptors, _, _ = socket.recv_fds(supervisor, MAX_MESSAGE, 2)
+            message, descriptors, _, _ = socket.recv_fds(supervisor, MAX_MESSAGE, 3)
         if message:
             request = json.loads(message)
-            lock, log = descriptors
+            lock, log, control = descriptors
+            os.set_inheritable(control, False)
             use_log(log)
             os.close(log)
             _name_process("train", request["job"]["run_dir"])
@@ -130,6 +140,9 @@ def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
             sys.argv = list(request["job"]["command"][1:])
             returncode = _enter_as_main(enter)
             _finish()
+            if returncode == 0:
+                # Now: giving back the memory takes longer than all that the runner has to do before the next begins.
+                tell_runner(control)
     except BaseException:
         traceback.print_exc()
         returncode = CRASHED

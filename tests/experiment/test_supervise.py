@@ -43,6 +43,8 @@ class Supervised:
     def __init__(self, folder: Path, code: str, **limits: float) -> None:
         self.run = Run.create_path(folder, "run", "0123456789abcdef")
         self.run.attempt_dir(1).mkdir(parents=True)
+        self.run.config_path.touch()
+        self.run.start_path(1).touch()
         self.mark = uuid.uuid4().hex
         lock = acquire_lock(self.run.lock_path)
         assert lock is not None
@@ -142,6 +144,8 @@ def test_an_ending_is_written_as_it_was(
 def test_a_command_that_is_not_there_says_so_in_the_log(tmp_path: Path, started: list[Supervised]) -> None:
     run = Run.create_path(tmp_path, "run", "0123456789abcdef")
     run.attempt_dir(1).mkdir(parents=True)
+    run.config_path.touch()
+    run.start_path(1).touch()
     reader, writer = (end.detach() for end in socket.socketpair())
     lock = acquire_lock(run.lock_path)
     assert lock is not None
@@ -324,6 +328,8 @@ def small_group() -> Iterator[Path]:
 def test_a_training_that_the_kernel_kills_for_memory_ended_out_of_memory(tmp_path: Path, small_group: Path) -> None:
     run = Run.create_path(tmp_path, "run", "0123456789abcdef")
     run.attempt_dir(1).mkdir(parents=True)
+    run.config_path.touch()
+    run.start_path(1).touch()
     reader, writer = (end.detach() for end in socket.socketpair())
     lock = acquire_lock(run.lock_path)
     assert lock is not None

@@ -121,8 +121,11 @@ print(json.dumps({
         lock = row["environment"].pop("GRIDPILOT_LOCK_FD")
         assert row["environment"] == make_environment(run, 1, Work("", (), False), CPU, 1)
         assert int(lock) > 2
-        paths = {path for path in row["open"] if not path.startswith("/proc")}
-        assert paths == {"/dev/null", str(run.console_path(1)), str(run.lock_path)}
+        paths = [path for path in row["open"] if not path.startswith("/proc")]
+        # The log is stdout and stderr, and the socket is for telling the runner how it ended.
+        there = ["/dev/null", str(run.console_path(1)), str(run.console_path(1)), str(run.lock_path)]
+        assert sorted(path for path in paths if not path.startswith("socket:")) == sorted(there)
+        assert len(paths) == len(there) + 1
 
 
 def test_how_a_forked_run_ends_is_what_its_code_says(tmp_path: Path) -> None:
@@ -313,6 +316,8 @@ def test_a_killed_pair_in_waiting_is_replaced(tmp_path: Path) -> None:
     server = ForkServer(Needs(str(write_script(tmp_path)), (), ()))
     run = Run.create_path(tmp_path, "run", "0123456789abcdef")
     run.attempt_dir(1).mkdir(parents=True)
+    run.config_path.touch()
+    run.start_path(1).touch()
     run.config_path.write_text("print('started')")
     try:
         assert server.wait_until_ready() is None
