@@ -23,14 +23,15 @@ from experiment.engines.environment import THREAD_VARIABLES
 from experiment.engines.local import choose_threads, prepare_attempt
 from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.lineage import Lineage
+from experiment.loader import parse_yaml
 from experiment.lock_check import LocklessFolderError, check_locks
 from experiment.outcomes import find_checkpoint_step
 from experiment.parents import open_parent
 from experiment.plan import find_folders
-from experiment.problems import Fault, Problem, SettingsError, SpecError, suggest
+from experiment.problems import Fault, SettingsError, SpecError, suggest
 from experiment.provenance import CodeHasher, record_provenance
 from experiment.run import Run, claim_run, find_folder, safe_label
-from experiment.single import read_single
+from experiment.single import read_flags, read_single
 from experiment.supervise import find_reason, write_ending
 from training.answers import answer_preflight
 from training.config import TrainerConfig
@@ -263,30 +264,6 @@ def _add_to_plan(config: TrainerConfig, run: Run) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def read_flags(words: Sequence[str]) -> list[str]:
-    """Turn `--key value ...` flags into `key=value` overrides: several values are a list, none means true.
-
-    Raises:
-        SpecError: a value that no flag stands before.
-    """
-    flags: list[tuple[str, list[str]]] = []
-    for word in words:
-        if word.startswith("--"):
-            key, has_value, value = word[2:].partition("=")
-            flags.append((key, [value] if has_value else []))
-        elif flags:
-            flags[-1][1].append(word)
-        else:
-            raise SpecError([Problem(f"{word!r} belongs to no flag; settings are given as --key value")])
-    return [f"{key}={_join_values(values)}" for key, values in flags]
-
-
-def _join_values(values: Sequence[str]) -> str:
-    if not values:
-        return "true"
-    return values[0] if len(values) == 1 else f"[{', '.join(values)}]"
-
-
 def load_single_run(
     file: Path | None, flags: Sequence[str], log_root: Path, exp_name: str | None
 ) -> tuple[TrainerConfig, Run]:
@@ -317,7 +294,8 @@ def open_lineage(experiment_dir: Path, extend: bool = False) -> Lineage:
 
 def serve_forks(wishes: str) -> int:
     """Import what the trainers and environments of a sweep need, and fork runs for the runner until it is gone."""
-    from experiment.engines.fork_server import serve
+    from experiment.engines.fork_server import Parts, serve
+    from experiment.engines.standby import Play
 
     asked = json.loads(wishes)
 
@@ -333,7 +311,12 @@ def serve_forks(wishes: str) -> int:
         for name in asked["environments"]:
             import_environment(name)
 
-    return serve(asked["socket"], main, import_all)
+    def rehearse() -> None:
+        settings = {"algorithm_name": "ddpg", "env_name": "none"}
+        parse_yaml(dump_settings(settings, "nobody's"), "a rehearsal")
+        load_single_run(None, [f"{key}={value}" for key, value in settings.items()], Path("logs"), None)
+
+    return serve(asked["socket"], Parts(import_all, Play(main, rehearse), asked["pairs"]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

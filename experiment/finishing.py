@@ -1,4 +1,4 @@
-"""`on_finish`: a command of the user's that is run when a launch has ended, whatever became of its runs."""
+"""What comes when a launch has ended: the report, and `on_finish`, a command of the user's, whatever became of its runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiment.files import append_event
+from experiment.metadata import OUR_TRAINER
 from experiment.outcomes import SweepResult
 from experiment.run import State
 from experiment.streams import warn
@@ -79,3 +81,21 @@ def _run(command: Sequence[str], environment: dict[str, str], limit_s: float) ->
         why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"its time, {limit_s:g} s, was up"
         return None, f"was killed: {why}"
     return returncode, f"ended with {returncode}" if returncode else None
+
+
+def write_report(experiment_dir: Path) -> None:
+    """Let `analysis` write the report, in a process of its own since it needs pandas."""
+    # matplotlib keeps a list of fonts; without this it would write it into the home folder.
+    environment = {"MPLCONFIGDIR": str(Path(".cache/matplotlib").absolute())} | os.environ
+    # The report of this code, not of what is installed or of an `analysis` that happens to be where this was typed.
+    paths = [str(OUR_TRAINER.parent), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    command = [sys.executable, "-P", "-m", "analysis.report", str(experiment_dir)]
+    again = f"once more: python -m analysis.report {experiment_dir}"
+    try:
+        answer = subprocess.run(command, env=environment, check=False)
+    except KeyboardInterrupt:
+        warn(f"the report was interrupted; {again}")
+        return
+    if answer.returncode:
+        warn(f"the report failed; {again}")

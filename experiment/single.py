@@ -126,3 +126,27 @@ def _find_home(file: Path) -> Run | None:
         return Run.open(file.absolute().parent) if file.name == "config.yaml" else None
     except ValueError:
         return None
+
+
+def read_flags(words: Sequence[str]) -> list[str]:
+    """Turn `--key value ...` flags into `key=value` overrides: several values are a list, none means true.
+
+    Raises:
+        SpecError: a value that no flag stands before.
+    """
+    flags: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            key, has_value, value = word[2:].partition("=")
+            flags.append((key, [value] if has_value else []))
+        elif flags:
+            flags[-1][1].append(word)
+        else:
+            raise SpecError([Problem(f"{word!r} belongs to no flag; settings are given as --key value")])
+    return [f"{key}={_join_values(values)}" for key, values in flags]
+
+
+def _join_values(values: Sequence[str]) -> str:
+    if not values:
+        return "true"
+    return values[0] if len(values) == 1 else f"[{', '.join(values)}]"

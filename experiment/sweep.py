@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -19,16 +17,16 @@ from experiment.arguments import AUTO
 from experiment.chaos import Chaos
 from experiment.detach import LOG_NAME, Background
 from experiment.devices import Device, Gpu, count_cores
+from experiment.engines.environment import make_base_environment
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
 from experiment.engines.warm import Needs, WarmLauncher
 from experiment.faults import FaultList
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
-from experiment.finishing import describe_result, note_missing, run_on_finish
+from experiment.finishing import describe_result, note_missing, run_on_finish, write_report
 from experiment.launch import launch_runs
 from experiment.lock_check import check_locks
 from experiment.measure import find_shape, recall_shapes
 from experiment.messages import announce, describe_command, rerun_command, runner_command, sum_up
-from experiment.metadata import OUR_TRAINER
 from experiment.outcomes import Request, SweepResult, read_stop_request
 from experiment.packed import Packing, make_instruments
 from experiment.parents import open_parent
@@ -41,10 +39,11 @@ from experiment.runners import Runner, describe_others, enter, refuse_unseen
 from experiment.schedule import count_threads
 from experiment.sections import SAMPLE_KEYS
 from experiment.spec import ExperimentSpec
-from experiment.streams import warn
 from experiment.views import STOP_NAME, ViewError
 
 BAD_SPEC = 2
+MAX_PAIRS = 4
+"""Of processes that wait for the next runs: enough for as many ends at the same moment."""
 LOOKED_AT = 64
 """Runs whose trainer and environment are imported beforehand."""
 
@@ -131,7 +130,7 @@ def run_sweep(
         if background:
             leave_terminal(background, presence.runner, notes, asked.folder)
             if checked.warm is not None:
-                checked.warm.begin()
+                begin_imports(asked, checked.warm, checked.runs)
         result = carry_out(asked, checked, replace(request, beat=presence.beat), presence.runner, notes)
         finish(spec, args, result, len(checked.runs))
     return result.exit_code
@@ -153,11 +152,12 @@ def check_sweep(asked: Asked, build_config: BuildConfig, cleanup: contextlib.Exi
     rerun = choose_reruns(args.rerun, plan)
     # `--rerun ID` means that one alone.
     runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
-    warm = None if args.no_warm else warm_up(spec, plan, [run for run in runs if is_to_run(run, rerun)], code)
+    to_run = [run for run in runs if is_to_run(run, rerun)]
+    warm = None if args.no_warm else warm_up(asked, plan, to_run, code)
     if warm is not None:
         cleanup.callback(warm.close)
         if begin_warm:
-            warm.begin()
+            begin_imports(asked, warm, runs)
     totals = check_environments(spec, plan, asked.devices)
     packing = make_packing(plan, asked.folder, asked.devices) if args.jobs == AUTO else None
     return Checked(plan, runs, rerun, totals, code, warm, packing, stop_seen)
@@ -244,8 +244,9 @@ def is_to_run(run: Run, rerun: Collection[str]) -> bool:
     return run.id in rerun or not run.is_done()
 
 
-def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHasher) -> WarmLauncher | None:
+def warm_up(asked: Asked, plan: Plan, runs: Sequence[Run], code: CodeHasher) -> WarmLauncher | None:
     """Give what imports what runs need, for them to be forked; None for scripts of others, and for a run alone."""
+    spec = asked.spec
     if not spec.meta.runs_trainer or len(runs) < 2:
         return None
     # Of many runs some, evenly over the grid: what they don't name is imported by those that need it.
@@ -253,7 +254,16 @@ def warm_up(spec: ExperimentSpec, plan: Plan, runs: Sequence[Run], code: CodeHas
     settings = [plan.check_again(run.id).resolved() for run in some]
     trainers = sorted({str(values["algorithm_name"]) for values in settings})
     environments = sorted({str(values["env_name"]) for values in settings})
-    return WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments)), code.hash())
+    pairs = min(count_cores(), len(runs), MAX_PAIRS)
+    return WarmLauncher(Needs(spec.meta.script_file, tuple(trainers), tuple(environments), pairs), code.hash())
+
+
+def begin_imports(asked: Asked, warm: WarmLauncher, runs: Sequence[Run]) -> None:
+    """Import what runs need from now on, unless it can be told by now that they won't be forked."""
+    jobs = min(choose_jobs(asked.spec, asked.args, asked.devices), len(runs))
+    threads = 1 if asked.args.jobs == AUTO else count_threads(count_cores(), jobs)
+    if warm.explain_refusal(make_base_environment(threads) | asked.devices[0].environment()) is None:
+        warm.begin()
 
 
 def find_code_roots(spec: ExperimentSpec) -> list[Path]:
@@ -376,21 +386,3 @@ def describe_spec(spec: ExperimentSpec, args: Namespace) -> str:
         else:
             lines += [f"{section}:", *(f"  - {json.dumps(entry, ensure_ascii=False)}" for entry in content)]
     return "\n".join(lines) + "\n"
-
-
-def write_report(experiment_dir: Path) -> None:
-    """Let `analysis` write the report, in a process of its own since it needs pandas."""
-    # matplotlib keeps a list of fonts; without this it would write it into the home folder.
-    environment = {"MPLCONFIGDIR": str(Path(".cache/matplotlib").absolute())} | os.environ
-    # The report of this code, not of what is installed or of an `analysis` that happens to be where this was typed.
-    paths = [str(OUR_TRAINER.parent), os.environ.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    command = [sys.executable, "-P", "-m", "analysis.report", str(experiment_dir)]
-    again = f"once more: python -m analysis.report {experiment_dir}"
-    try:
-        answer = subprocess.run(command, env=environment, check=False)
-    except KeyboardInterrupt:
-        warn(f"the report was interrupted; {again}")
-        return
-    if answer.returncode:
-        warn(f"the report failed; {again}")

@@ -20,57 +20,73 @@ import signal
 import socket
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiment.engines.standby import MAX_MESSAGE, Enter, Standby
+from experiment.engines.standby import MAX_MESSAGE, Play, Standby
 
 PAUSE_S = 0.05
 """After a start, before the next pair is forked: the run that begins needs the processor more."""
 DRIVERS = ("libcuda.so", "libnvidia-ml.so")
 
 
-def serve(descriptor: int, enter: Enter, preload: Callable[[], None]) -> int:
+@dataclass(frozen=True)
+class Parts:
+    """What a server is made of.
+
+    Attributes:
+        preload: imports everything that can be imported before it is known what a run is.
+        play: what a run does.
+        pairs: of processes to keep waiting.
+    """
+
+    preload: Callable[[], None]
+    play: Play
+    pairs: int
+
+
+def serve(descriptor: int, parts: Parts) -> int:
     """Import what runs need, then fork one for each request until the runner is gone.
 
-    Args:
-        descriptor: our end of the runner's socket.
-        enter: runs the training in a forked process.
-        preload: imports everything that can be imported before it is known what a run is.
+    `descriptor` is our end of the runner's socket.
     """
     with socket.socket(fileno=descriptor) as runner:
         try:
-            preload()
+            parts.preload()
         except Exception as error:
             traceback.print_exc()
             _answer(runner, {"failed": f"{type(error).__name__}: {error}"})
             return 1
         _settle_memory()
         _answer(runner, {"ready": True})
-        ForkServer(runner, enter).run()
+        ForkServer(runner, parts.play, parts.pairs).run()
         return 0
 
 
 class ForkServer:
-    """Answers requests, with a pair of processes waiting for the next one."""
+    """Answers requests, with pairs of processes waiting for the next ones."""
 
-    def __init__(self, runner: socket.socket, enter: Enter) -> None:
+    def __init__(self, runner: socket.socket, play: Play, pairs: int) -> None:
         self._runner = runner
-        self._enter = enter
+        self._play = play
+        self._pairs = pairs
         self._ended, self._wakeup = _hear_children()
-        self._standby: Standby | None = None
+        self._waiting: deque[Standby] = deque()
+        self._started: set[int] = set()
 
     def run(self) -> None:
         """Answer until the runner is gone."""
         while True:
-            lacks_pair = self._standby is None and find_obstacle() is None
+            lacks_pair = len(self._waiting) < self._pairs and find_obstacle() is None
             ready, _, _ = select.select([self._runner.fileno(), self._ended], [], [], PAUSE_S if lacks_pair else None)
             if lacks_pair and not ready:
-                self._standby = self._fork()
+                self._waiting.append(self._fork(self._play))
             if self._ended in ready:
                 os.read(self._ended, 4096)
-                self._reap()
+                self._started = {pid for pid in self._started if os.waitpid(pid, os.WNOHANG) == (0, 0)}
             if self._runner.fileno() in ready and not self._attend():
                 return
 
@@ -79,10 +95,11 @@ class ForkServer:
         request, descriptors, _, _ = socket.recv_fds(self._runner, MAX_MESSAGE, 2)
         if not request:
             return False
-        if self._standby is None and (obstacle := find_obstacle()):
+        if not self._waiting and (obstacle := find_obstacle()):
             _answer(self._runner, {"refused": obstacle})
         else:
             pair = self._start(request, descriptors)
+            self._started.add(pair.pid)
             _answer(self._runner, {"pid": pair.pid}, [pair.pidfd])
             pair.close()
         for descriptor in descriptors:
@@ -90,32 +107,24 @@ class ForkServer:
         return True
 
     def _start(self, request: bytes, descriptors: Sequence[int]) -> Standby:
-        """Give a request to the pair that waits for it, or, where somebody killed that, to a new one."""
-        pair, self._standby = self._standby, None
-        if pair is not None and pair.is_alive():
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                pair.start(request, descriptors)
-                return pair
-        if pair is not None:
+        """Give a request to a pair that waits for one, or, where there is none that nobody has killed, to a new one."""
+        while self._waiting:
+            pair = self._waiting.popleft()
+            if pair.is_alive():
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    pair.start(request, descriptors)
+                    return pair
+            self._started.add(pair.pid)
             pair.close()
-        pair = self._fork(descriptors)
+        # There is no time for a rehearsal.
+        pair = self._fork(Play(self._play.enter, lambda: None), descriptors)
         pair.start(request, descriptors)
         return pair
 
-    def _fork(self, request: Sequence[int] = ()) -> Standby:
-        """Fork a pair, which has none of our descriptors: those of a request are given to it like any other's."""
-        return Standby.fork(self._enter, private=(self._runner.fileno(), self._ended, self._wakeup, *request))
-
-    def _reap(self) -> None:
-        """Let go of children that have ended; the pid of a pair in waiting stays its own until it is closed."""
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None or (self._standby is not None and ended.si_pid == self._standby.pid):
-                return
-            os.waitpid(ended.si_pid, 0)
+    def _fork(self, play: Play, request: Sequence[int] = ()) -> Standby:
+        """Fork a pair that has none of our descriptors; those of a request are given to it like any other's."""
+        others = [descriptor for pair in self._waiting for descriptor in pair.list_descriptors()]
+        return Standby.fork(play, private=(self._runner.fileno(), self._ended, self._wakeup, *others, *request))
 
 
 def find_obstacle(root: Path = Path("/")) -> str | None:

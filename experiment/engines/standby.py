@@ -38,6 +38,20 @@ Enter = Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True)
+class Play:
+    """What a training does.
+
+    Attributes:
+        enter: runs it.
+        rehearse: does what every run begins with and keeps nothing of it. The process that waits does this, so that it
+            has copies of the pages that are written to on the way, and need not make them when a run is to begin.
+    """
+
+    enter: Enter
+    rehearse: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Standby:
     """A pair in waiting, as the process sees it that has forked it. `pid` and `pidfd` are the supervisor's."""
 
@@ -46,11 +60,11 @@ class Standby:
     _socket: socket.socket
 
     @classmethod
-    def fork(cls, enter: Enter, private: Collection[int]) -> Standby:
+    def fork(cls, play: Play, private: Collection[int]) -> Standby:
         """Fork a pair that ends with us, unless it was started.
 
         Args:
-            enter: runs the training.
+            play: what the training does.
             private: descriptors of ours that the pair must not have.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -60,10 +74,14 @@ class Standby:
             signal.set_wakeup_fd(-1)
             for descriptor in private:
                 os.close(descriptor)
-            _supervise(theirs, enter)
+            _supervise(theirs, play)
         theirs.close()
         # Nobody but us reaps it, so the number is still its own.
         return cls(pid, os.pidfd_open(pid), ours)
+
+    def list_descriptors(self) -> list[int]:
+        """Give what is open for this pair in the process that has forked it."""
+        return [self.pidfd, self._socket.fileno()]
 
     def is_alive(self) -> bool:
         """Tell whether the supervisor is there. Its socket may outlive it by a moment, in the training."""
@@ -87,7 +105,7 @@ class Standby:
         os.close(self.pidfd)
 
 
-def _supervise(server: socket.socket, enter: Enter) -> NoReturn:
+def _supervise(server: socket.socket, play: Play) -> NoReturn:
     """Be a supervisor: wait for a job, see it through, and end with it."""
     returncode = CRASHED
     try:
@@ -97,7 +115,7 @@ def _supervise(server: socket.socket, enter: Enter) -> NoReturn:
         if training == 0:
             server.close()
             ours.close()
-            _train(theirs, enter)
+            _train(theirs, play)
         theirs.close()
         request, descriptors, _, _ = socket.recv_fds(server, MAX_MESSAGE, 2)
         server.close()
@@ -123,10 +141,11 @@ def _start(job: Job, request: bytes, waiting: socket.socket, training: int) -> i
     return training
 
 
-def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
+def _train(supervisor: socket.socket, play: Play) -> NoReturn:
     """Be the training, as if its command had been started with its environment, and end with it."""
     returncode = CANNOT_START
     try:
+        play.rehearse()
         with supervisor:
             message, descriptors, _, _ = socket.recv_fds(supervisor, MAX_MESSAGE, 3)
         if message:
@@ -138,7 +157,7 @@ def _train(supervisor: socket.socket, enter: Enter) -> NoReturn:
             _name_process("train", request["job"]["run_dir"])
             _take_environment(request["environment"] | {"GRIDPILOT_LOCK_FD": str(lock)})
             sys.argv = list(request["job"]["command"][1:])
-            returncode = _enter_as_main(enter)
+            returncode = _enter_as_main(play.enter)
             _finish()
             if returncode == 0:
                 # Now: giving back the memory takes longer than all that the runner has to do before the next begins.

@@ -35,11 +35,13 @@ class Needs:
         script: the training script, which becomes the server.
         trainers: names in its table.
         environments: their ids.
+        pairs: of processes to keep waiting for the next runs.
     """
 
     script: str
     trainers: tuple[str, ...]
     environments: tuple[str, ...]
+    pairs: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ForkServer:
 
     def __init__(self, needs: Needs) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        wishes = {"socket": theirs.fileno(), "trainers": needs.trainers, "environments": needs.environments}
+        wishes = asdict(needs) | {"socket": theirs.fileno()}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, needs.script, "--fork-server", json.dumps(wishes)],

@@ -43,8 +43,10 @@ def preload():
     PRELOADED.append(os.getpid())
 if __name__ == "__main__":
     if sys.argv[1] == "--fork-server":
-        from experiment.engines.fork_server import serve
-        sys.exit(serve(json.loads(sys.argv[2])["socket"], main, preload))
+        from experiment.engines.fork_server import Parts, serve
+        from experiment.engines.standby import Play
+        asked = json.loads(sys.argv[2])
+        sys.exit(serve(asked["socket"], Parts(preload, Play(main, lambda: None), asked["pairs"])))
     sys.exit(main(sys.argv[1:]))
 """
 ROOT = str(Path(__file__).parents[2])
