@@ -1,4 +1,4 @@
-"""What comes when a launch has ended: the report, and `on_finish`, a command of the user's, whatever became of its runs."""
+"""What comes when a launch has ended: the report, and `on_finish`, a command of the user's."""
 
 from __future__ import annotations
 
