@@ -15,6 +15,7 @@ from typing import Any
 from experiment.files import read_events, read_json
 from experiment.packing import MIB, Peak, Record
 from experiment.plan import Planned
+from experiment.preflight import Footprint
 from experiment.progress import read_progress
 from experiment.run import Run
 from experiment.stored import list_stored, replay_dir
@@ -197,3 +198,9 @@ def read_peak(run: Run) -> Peak:
     ram = max([memory.get("peak_rss_bytes") or 0, *(ending.get("peak_rss_bytes", 0) for ending in endings)])
     tensors = memory.get("peak_gpu_bytes") or 0
     return Peak(int(tensors * (1 + ALLOCATOR_SHARE)) + CONTEXT if tensors else 0, int(ram))
+
+
+def predict_peak(footprint: Footprint) -> Peak:
+    """Give what a run may take by what was predicted of it, on a GPU with CUDA's own share."""
+    gpu = footprint.gpu_bytes
+    return Peak(0 if gpu is None else int(gpu * (1 + ALLOCATOR_SHARE)) + CONTEXT, footprint.host_bytes)

@@ -52,6 +52,7 @@ class Packing:
         shapes: of each run, by its id.
         known: what runs that are done have taken, by the key of their shape.
         durations: seconds that they took.
+        predicted: what runs may take, by arithmetic, by their ids; of scripts that aren't ours nothing.
         threads: of each run that has not begun before; as many cores are kept for it.
         instruments: what is asked.
     """
@@ -59,6 +60,7 @@ class Packing:
     shapes: Mapping[str, Shape]
     known: Mapping[str, Record]
     durations: Mapping[str, float]
+    predicted: Mapping[str, Peak]
     threads: int
     instruments: Instruments
 
@@ -181,7 +183,8 @@ class PackedPlaces:
     def _wish(self, run: Run) -> Wish:
         if run.id not in self._wishes:
             cores = choose_threads(run, self._packing.threads)
-            self._wishes[run.id] = Wish(run.id, self._packing.shapes[run.id].key, cores)
+            shape, predicted = self._packing.shapes[run.id].key, self._packing.predicted.get(run.id)
+            self._wishes[run.id] = Wish(run.id, shape, cores, predicted)
         return self._wishes[run.id]
 
     def _tells(self, watched: Watched, peak: Peak) -> bool:

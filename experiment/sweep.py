@@ -6,8 +6,7 @@ import contextlib
 import json
 import sys
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -15,26 +14,26 @@ from typing import Any
 
 from experiment.arguments import AUTO
 from experiment.chaos import Chaos
+from experiment.checks import check_environments, choose_reruns
 from experiment.detach import LOG_NAME, Background
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.environment import make_base_environment
 from experiment.engines.local import Limits, LocalEngine, Work, build_command
 from experiment.engines.warm import Needs, WarmLauncher
-from experiment.faults import FaultList
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
 from experiment.finishing import describe_result, note_missing, run_on_finish, write_report
 from experiment.launch import launch_runs
 from experiment.lock_check import check_locks
-from experiment.measure import find_shape, recall_shapes
+from experiment.measure import find_shape, predict_peak, recall_shapes
 from experiment.messages import announce, describe_command, rerun_command, runner_command, sum_up
 from experiment.outcomes import Request, SweepResult, read_stop_request
 from experiment.packed import Packing, make_instruments
 from experiment.parents import open_parent
 from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
-from experiment.preflight import PreflightError, ask_preflight, shape_key
+from experiment.preflight import Footprint, PreflightError
 from experiment.progress import open_view
 from experiment.provenance import CodeHasher, record_provenance
-from experiment.run import Run, State
+from experiment.run import Run
 from experiment.runners import Runner, describe_others, enter, refuse_unseen
 from experiment.schedule import count_threads
 from experiment.sections import SAMPLE_KEYS
@@ -158,9 +157,9 @@ def check_sweep(asked: Asked, build_config: BuildConfig, cleanup: contextlib.Exi
         cleanup.callback(warm.close)
         if begin_warm:
             begin_imports(asked, warm, runs)
-    totals = check_environments(spec, plan, asked.devices)
-    packing = make_packing(plan, asked.folder, asked.devices) if args.jobs == AUTO else None
-    return Checked(plan, runs, rerun, totals, code, warm, packing, stop_seen)
+    found = check_environments(spec, plan, asked.devices, predict=args.jobs == AUTO)
+    packing = make_packing(asked, plan, found.footprints) if args.jobs == AUTO else None
+    return Checked(plan, runs, rerun, found.totals, code, warm, packing, stop_seen)
 
 
 def write_down(asked: Asked, checked: Checked) -> Request:
@@ -272,58 +271,6 @@ def find_code_roots(spec: ExperimentSpec) -> list[Path]:
     return [here] if script.is_relative_to(here.resolve()) else [here, script.parent]
 
 
-def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Device]) -> dict[str, int]:
-    """Check in one process, before anything starts, that environments and memory are there for each distinct footprint.
-
-    Only the runs that are asked for are looked at. Gives `max_timesteps` by run id.
-
-    Raises:
-        SpecError: an environment isn't there, or a trainer can't act in it, or a run doesn't fit into memory.
-        PreflightError: the check itself failed.
-    """
-    firsts: dict[str, Planned] = {}
-    counts: Counter[str] = Counter()
-    totals: dict[str, int] = {}
-    for run in plan.runs:
-        planned = plan.check_again(run.id)
-        if planned.config is not None:
-            key = shape_key(planned.config.footprint_settings())
-            firsts.setdefault(key, planned)
-            counts[key] += 1
-            totals[run.id] = planned.config.resolved()["max_timesteps"]
-    lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
-    faults = FaultList(spec)
-    answers = ask_preflight(spec.meta.script_file, "check", lots, devices)
-    for (key, planned), answer in zip(firsts.items(), answers, strict=True):
-        for fault in answer.faults:
-            faults.add(planned.combination, fault, counts[key])
-    faults.raise_any(len(plan.runs))
-    return totals
-
-
-def choose_reruns(wanted: str | None, plan: Plan) -> set[str]:
-    """Give the ids of the runs that `--rerun` means: `failed`, `all`, or one id or the beginning of one.
-
-    Raises:
-        ViewError: the plan has no such run.
-    """
-    if wanted is None:
-        return set()
-    states = {run.id: run.status().state for run in plan.runs}
-    if wanted == "failed":
-        return {run_id for run_id, state in states.items() if state is State.FAILED}
-    if wanted == "all":
-        return {run_id for run_id, state in states.items() if state in (State.FAILED, State.DONE)}
-    matches = [run_id for run_id in states if run_id.startswith(wanted)]
-    if len(matches) == 1:
-        return set(matches)
-    if matches:
-        raise ViewError(f"--rerun {wanted}: it begins {len(matches)} ids: {', '.join(matches[:5])}; give more of it")
-    if any(run_id.startswith(wanted) for run_id in plan.ids):
-        raise ViewError(f"--rerun {wanted}: that run is left out by --only")
-    raise ViewError(f"--rerun {wanted}: the spec has no run with this id; -n lists them")
-
-
 def choose_jobs(spec: ExperimentSpec, args: Namespace, devices: Sequence[Device]) -> int:
     """Give how many runs go at a time at most: as asked for, `num_workers`, one per GPU, or one per core on a CPU."""
     if args.jobs == AUTO:
@@ -336,20 +283,21 @@ def choose_jobs(spec: ExperimentSpec, args: Namespace, devices: Sequence[Device]
     return len(devices) if devices[0].gpu is not None else count_cores()
 
 
-def make_packing(plan: Plan, experiment_dir: Path, devices: Sequence[Device]) -> Packing:
-    """Give what `-j auto` goes by: the shapes of all runs, what finished ones have taken, a thread for each.
+def make_packing(asked: Asked, plan: Plan, footprints: Mapping[str, Footprint]) -> Packing:
+    """Give what `-j auto` goes by: all runs' shapes, what finished ones have taken, predictions, a thread for each.
 
     Raises:
         DeviceError: the memory of a GPU can't be read.
     """
     instruments = make_instruments()
-    for device in devices:
+    for device in asked.devices:
         if device.gpu is not None:
             instruments.gpu(device.gpu.uuid)
     shapes = {run.id: find_shape(plan.check_again(run.id)) for run in plan.runs}
-    on_gpu = devices[0].gpu is not None
-    known, durations = recall_shapes(plan.runs, shapes, experiment_dir / "events.jsonl", on_gpu=on_gpu)
-    return Packing(shapes, known, durations, 1, instruments)
+    on_gpu = asked.devices[0].gpu is not None
+    known, durations = recall_shapes(plan.runs, shapes, asked.folder / "events.jsonl", on_gpu=on_gpu)
+    predicted = {run_id: predict_peak(footprint) for run_id, footprint in footprints.items()}
+    return Packing(shapes, known, durations, predicted, 1, instruments)
 
 
 def make_work(planned: Planned, run: Run, device: Device, spec: ExperimentSpec) -> Work:

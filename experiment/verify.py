@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiment.checks import check_environments
 from experiment.devices import Device, count_cores
 from experiment.files import CONFIG_HEADING, dump_settings, read_json
 from experiment.killing import Kill, kill_training
@@ -24,7 +25,7 @@ from experiment.sameness import COMPARED, Comparison, compare_runs, describe_sta
 from experiment.schedule import RESUMES_AFTER_KILL, count_threads
 from experiment.scratch import ScratchFolder, Training, make_scratch, say_untrained
 from experiment.spec import ExperimentSpec
-from experiment.sweep import check_environments, choose_jobs, find_code_roots
+from experiment.sweep import choose_jobs, find_code_roots
 
 SAME, DIFFERENT, NOT_CHECKED = 0, 1, 2
 MOMENTS = (0.25, 0.65)
@@ -94,7 +95,7 @@ def verify_resume(
     try:
         plan = plan_runs(spec, args.log_root, build_config, args.only)
         settings, notes = choose_settings(spec, plan)
-        total = check_environments(spec, replace(plan, runs=plan.runs[:1]), devices)[plan.runs[0].id]
+        total = check_environments(spec, replace(plan, runs=plan.runs[:1]), devices).totals[plan.runs[0].id]
     except (NotCheckableError, PreflightError) as error:
         print(error, file=sys.stderr)
         return NOT_CHECKED

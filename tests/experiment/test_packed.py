@@ -13,9 +13,10 @@ import pytest
 
 from experiment.devices import CPU, Device, DeviceError, Gpu, GpuReading
 from experiment.engines.local import Handle
-from experiment.measure import Shape, Tree
+from experiment.measure import Shape, Tree, predict_peak
 from experiment.packed import Instruments, PackedPlaces, Packing
 from experiment.packing import Peak, Record
+from experiment.preflight import Footprint
 from experiment.run import Run
 from experiment.schedule import Ending
 
@@ -57,13 +58,22 @@ class Machine:
 class Sweep:
     """Runs of one shape in a folder, started and ended by hand."""
 
-    def __init__(self, folder: Path, machine: Machine, devices: Sequence[Device], known: Peak | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        machine: Machine,
+        devices: Sequence[Device],
+        known: Peak | None = None,
+        predicted: Peak | None = None,
+        kinds: str = "a",
+    ) -> None:
         self.folder, self.machine, self.devices = folder, machine, devices
         self.waiting = [Run.create_path(folder, f"seed={index}", f"{index:016x}") for index in range(40)]
-        shape = Shape("a", 1000, 0, evaluates=False, saves=True)
+        kind = {run.id: kinds[number % len(kinds)] for number, run in enumerate(self.waiting)}
         records = {"a": Record(known, known, 3)} if known else {}
-        shapes = {run.id: shape for run in self.waiting}
-        self.places = PackedPlaces(devices, Packing(shapes, records, {}, 1, machine.instruments()))
+        shapes = {run.id: Shape(kind[run.id], 1000, 0, evaluates=False, saves=True) for run in self.waiting}
+        guesses = {run.id: predicted for run in self.waiting} if predicted else {}
+        self.places = PackedPlaces(devices, Packing(shapes, records, {}, guesses, 1, machine.instruments()))
         self.handles: dict[str, Handle] = {}
 
     def start(self) -> list[tuple[int, str]]:
@@ -104,6 +114,21 @@ def test_the_canary_is_joined_once_it_has_saved_and_its_memory_is_known(tmp_path
     # 17.5 GiB, of which each gets 2 * 1.2 + 0.125.
     assert said == "6 at a time fit on the CPU like seed=0: 2.5 GiB of 17.5 GiB of RAM, 1 of 32 cores each"
     assert sweep.start() == [(0, "")] * 5
+
+
+def test_shapes_of_which_something_is_predicted_are_measured_side_by_side(tmp_path: Path) -> None:
+    unknown = Sweep(tmp_path / "unknown", Machine(free_ram=16, cores=32), [CPU], kinds="abc")
+    assert unknown.start() == [(0, "canary")]
+    predicted = Sweep(
+        tmp_path / "predicted", Machine(free_ram=16, cores=32), [CPU], predicted=Peak(0, 2 * GIB), kinds="abc"
+    )
+    # Twice its prediction is kept for the first of each shape; the others wait for what it shows.
+    assert predicted.start() == [(0, "canary")] * 3
+
+
+def test_what_is_predicted_of_a_gpu_has_room_for_cuda_too() -> None:
+    assert predict_peak(Footprint(GIB, None)) == Peak(0, GIB)
+    assert predict_peak(Footprint(GIB, GIB)) == Peak(int(1.2 * GIB) + 700 * 2**20, GIB)
 
 
 def test_gpu_memory_is_that_of_a_runs_processes_as_nvml_tells_it(tmp_path: Path) -> None:
