@@ -310,7 +310,7 @@ class Packer:
 
     def _is_closed(self, wish: Wish) -> bool:
         """Tell whether nothing may join a run on its device."""
-        return wish.alone is not None or wish.shape not in self.known
+        return wish.alone is not None or (wish.shape not in self.known and not self._may_share(wish))
 
 
 class Use:

@@ -122,8 +122,8 @@ def test_shapes_of_which_something_is_predicted_are_measured_side_by_side(tmp_pa
     predicted = Sweep(
         tmp_path / "predicted", Machine(free_ram=16, cores=32), [CPU], predicted=Peak(0, 2 * GIB), kinds="abc"
     )
-    # Twice its prediction is kept for the first of each shape; the others wait for what it shows.
-    assert predicted.start() == [(0, "canary")] * 3
+    # Twice its prediction is kept for each that starts before its shape is known.
+    assert predicted.start() == [(0, "canary")] * 4
 
 
 def test_what_is_predicted_of_a_gpu_has_room_for_cuda_too() -> None:
