@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from experiment.supervise import Job
 
 READY_WITHIN_S = 120.0
 """Longer than importing takes on any disk; the runner hears nothing else meanwhile, where a run waits for it."""
+MAX_DEATHS = 5
+"""Of fork servers, one after another, that nobody gets around to ask: more are not worth the time."""
 OWN_VARIABLES = frozenset({"GRIDPILOT_RUN_DIR", "GRIDPILOT_ATTEMPT"})
 """Those that nothing reads while it is imported: they may differ from run to run."""
 
@@ -75,14 +78,21 @@ class ForkServer:
         return self._process.pid
 
     def wait_until_ready(self) -> str | None:
-        """Wait until everything is imported; give what went wrong, None for nothing."""
+        """Wait until everything is imported; give what went wrong, None for nothing.
+
+        Raises:
+            BrokenPipeError: somebody has killed it meanwhile, which says nothing about the next one.
+        """
         if self._is_ready:
             return None
         if not select.select([self._socket], [], [], READY_WITHIN_S)[0]:
             return f"importing what runs need took over {READY_WITHIN_S:.0f} s"
         answer, _ = self._hear()
         if answer is None:
-            return f"the process that was to import what runs need ended with {self._process.wait()}"
+            code = self._process.wait()
+            if code == -signal.SIGKILL:
+                raise BrokenPipeError("the fork server was killed while it imported")
+            return f"the process that was to import what runs need ended with {code}"
         if "failed" in answer:
             return f"what runs need can't be imported: {answer['failed']}"
         self._is_ready = True
@@ -140,6 +150,7 @@ class WarmLauncher:
         self._needs = needs
         self._server: ForkServer | None = None
         self._broken: str | None = None
+        self._deaths = 0
 
     @property
     def server_pid(self) -> int | None:
@@ -167,23 +178,28 @@ class WarmLauncher:
         Raises:
             StartUnknownError: the server died on the way. The next run gets another one.
         """
-        for _ in range(2):
+        while self._deaths < MAX_DEATHS:
             self.begin()
             assert self._server is not None
-            if failure := self._server.wait_until_ready():
-                self.close()
-                self._broken = failure
-                return failure
             try:
-                return self._server.fork(job, environment)
+                if failure := self._server.wait_until_ready():
+                    self.close()
+                    self._broken = failure
+                    return failure
+                forked = self._server.fork(job, environment)
             except BrokenPipeError:
+                self._deaths += 1
                 self.close()
             except StartUnknownError:
                 self.close()
                 raise
             except OSError as error:
                 return f"it can't be asked for: {error.strerror}"
-        return "the fork server died twice before it could be asked"
+            else:
+                self._deaths = 0
+                return forked
+        self._broken = f"the fork server was killed {MAX_DEATHS} times in a row"
+        return self._broken
 
     def close(self) -> None:
         """End the server. Runs that it has forked go on."""

@@ -268,6 +268,19 @@ if os.environ["GRIDPILOT_ATTEMPT"] == "1":
         assert not Path("/proc", (tmp_path / "left").read_text(), "exe").exists()
 
 
+@pytest.mark.parametrize(("kills", "warm"), [(2, 2), (99, 0)])
+def test_servers_that_are_killed_while_they_import_are_replaced_some_times(
+    tmp_path: Path, kills: int, warm: int
+) -> None:
+    log = f"log = os.open({str(tmp_path / 'log')!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT); os.write(log, b'x')"
+    script = write_script(tmp_path, f"{log}; os.fstat(log).st_size > {kills} or os.kill(os.getpid(), 9)")
+    runs = make_runs(tmp_path / "exp", 2)
+    result, view = launch(runs, script, "0", jobs=1)
+    assert states(result) == [State.DONE] * 2
+    assert count_warm(runs) == warm
+    assert any("killed 5 times in a row" in line for line in view.lines) == (not warm)
+
+
 def test_a_server_that_dies_while_it_is_asked_leaves_the_run_to_its_lock(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
