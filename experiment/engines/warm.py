@@ -168,7 +168,7 @@ class WarmLauncher:
             self.close()
             self.code_version = code_version
             # What could not be imported may have been repaired.
-            self._broken = None
+            self._broken, self._deaths = None, 0
             if is_wanted:
                 self.begin()
 
@@ -195,6 +195,7 @@ class WarmLauncher:
                 self._deaths += 1
                 self.close()
             except StartUnknownError:
+                self._deaths += 1
                 self.close()
                 raise
             except OSError as error:

@@ -15,6 +15,7 @@ from experiment.devices import CPU, Device, Gpu
 from experiment.engines.fork_server import find_obstacle
 from experiment.engines.local import Limits, LocalEngine, Work, make_environment
 from experiment.engines.warm import (
+    MAX_DEATHS,
     Forked,
     ForkServer,
     Needs,
@@ -372,6 +373,27 @@ def test_a_server_that_dies_while_it_is_asked_leaves_the_run_to_its_lock(tmp_pat
         os.close(writer)
     finally:
         server.close()
+
+
+def test_where_every_server_dies_when_it_is_asked_runs_are_processes_of_their_own(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "exp", 1)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, signal, socket, sys\n"
+        "if sys.argv[1] == '--fork-server':\n"
+        "    runner = socket.socket(fileno=json.loads(sys.argv[2])['socket'])\n"
+        "    runner.send(b'{\"ready\": true}')\n"
+        "    runner.recv(100_000)\n"
+    )
+
+    def give_up(line: str) -> None:
+        if runs[0].last_attempt() > 2 * MAX_DEATHS:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result, view = launch(runs, script, "", view=RecordingView(give_up))
+    assert states(result) == [State.DONE]
+    assert count_warm(runs) == 0
+    assert any(f"was killed {MAX_DEATHS} times in a row" in line for line in view.lines)
 
 
 def test_a_run_whose_start_is_unknown_is_started_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
