@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiment.devices import DeviceError, choose_devices, count_cores, list_gpus
 from experiment.engines.environment import THREAD_VARIABLES
@@ -37,9 +37,6 @@ from training.answers import answer_preflight
 from training.config import TrainerConfig
 from training.placing import choose_device, find_room
 from training.trainers import TrainerEntry
-
-if TYPE_CHECKING:
-    pass
 
 TRAINERS = {
     "bc": TrainerEntry(

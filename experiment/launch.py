@@ -71,14 +71,13 @@ class Launcher:
         self._sort_runs()
         with self._catching_signals() as wakeup, self.engine:
             self.selector.register(wakeup, selectors.EVENT_READ)
-            self.engine.look_at_code()
+            self._look_at_code()
             while True:
                 self._look_elsewhere()
                 self._fill_places()
                 if not self.handles and (self.stop_code is not None or self._is_all_settled()):
                     break
-                if self.waiting:
-                    self.engine.look_at_code()
+                self._look_at_code()
                 self.view.update(list(self.handles.values()), self._tally())
                 for key, _ in self.selector.select(TICK_S):
                     self._attend(key.fd, wakeup)
@@ -100,6 +99,15 @@ class Launcher:
                 self.waiting.append(run)
             else:
                 self._settle(RunOutcome(run, status.state, read_ending(run, status), fresh=False))
+
+    def _look_at_code(self) -> None:
+        """While runs wait, see whether the code was edited; stop cleanly where its new version can't be kept."""
+        try:
+            if self.waiting and self.stop_code is None:
+                self.engine.look_at_code()
+        except OSError as error:
+            self.view.say(f"{error.filename}: {error.strerror}: stopping; the same command goes on.")
+            self._stop(1)
 
     def _is_all_settled(self) -> bool:
         """Look once more at what failed elsewhere: another runner may be trying it again, or have done so."""
@@ -157,7 +165,9 @@ class Launcher:
         status = run.rest_status()
         unseen = status.attempt != self.seen_attempts[run.id]
         self.seen_attempts[run.id] = status.attempt
-        is_over = status.state is State.DONE and (unseen or run.id not in self.request.rerun)
+        # What is to run again was DONE before; once we have started it, DONE is what we wanted.
+        is_new = status.attempt != self.first_attempts[run.id]
+        is_over = status.state is State.DONE and (is_new or run.id not in self.request.rerun)
         if is_over or (status.state is State.FAILED and unseen and not self._has_retries(run, status)):
             self._settle(RunOutcome(run, status.state, read_ending(run, status), elsewhere=True))
             return True

@@ -91,7 +91,7 @@ def repeat_command(args: Namespace) -> str:
     """Give the command of this launch, ready to paste."""
     words = [word for value in args.only for word in ("--only", value)]
     words += ["--retry", str(args.retry)] if args.retry else []
-    words += ["--timeout", f"{args.timeout:g}s"] if args.timeout else []
+    words += ["--timeout", f"{args.timeout:.15g}s"] if args.timeout else []
     return shlex.join([*shlex.split(describe_command(args)), *words])
 
 

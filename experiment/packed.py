@@ -11,6 +11,7 @@ from experiment.engines.local import Handle, choose_threads
 from experiment.measure import Shape, Tree, find_saved_step, has_cycled, predict_growth, read_peak, read_trees
 from experiment.memory import read_free_memory
 from experiment.packing import Alone, Kind, Packer, Peak, Placement, Record, Room, Wish
+from experiment.parents import Parent
 from experiment.places import Choice
 from experiment.progress import read_progress
 from experiment.run import Run
@@ -53,7 +54,8 @@ class Packing:
         known: what runs that are done have taken, by the key of their shape.
         durations: seconds that they took.
         predicted: what runs may take, by arithmetic, by their ids; of scripts that aren't ours nothing.
-        threads: of each run that has not begun before; as many cores are kept for it.
+        parents: runs that others begin from, by the ids of those.
+        threads: of each run that has neither begun before nor goes on with another; as many cores are kept for it.
         instruments: what is asked.
     """
 
@@ -61,6 +63,7 @@ class Packing:
     known: Mapping[str, Record]
     durations: Mapping[str, float]
     predicted: Mapping[str, Peak]
+    parents: Mapping[str, Parent]
     threads: int
     instruments: Instruments
 
@@ -182,7 +185,7 @@ class PackedPlaces:
 
     def _wish(self, run: Run) -> Wish:
         if run.id not in self._wishes:
-            cores = choose_threads(run, self._packing.threads)
+            cores = choose_threads(run, self._packing.threads, self._packing.parents.get(run.id))
             shape, predicted = self._packing.shapes[run.id].key, self._packing.predicted.get(run.id)
             self._wishes[run.id] = Wish(run.id, shape, cores, predicted)
         return self._wishes[run.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -48,7 +49,11 @@ class CodeHasher:
 
     def hash_sources(self, root: Path) -> dict[str, bytes]:
         """Give a hash of each source below one of the folders that counts, by its path there, in one order."""
-        return {path.relative_to(root).as_posix(): self._hash_file(path) for path in sorted(_list_sources(root))}
+        hashes = {}
+        for path in sorted(_list_sources(root)):
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                hashes[path.relative_to(root).as_posix()] = self._hash_file(path)
+        return hashes
 
     def _hash_file(self, path: Path) -> bytes:
         there = path.stat()
@@ -115,8 +120,10 @@ def _keep_untracked(root: Path, target: Path) -> None:
     sources = {path.relative_to(root) for path in _list_sources(root)}
     for name in map(Path, filter(None, listed.decode(errors="replace").split("\0"))):
         if name in sources:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target / name, [(root / name).read_bytes()])
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                content = (root / name).read_bytes()
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target / name, [content])
 
 
 def _ask_git(root: Path, *words: str) -> bytes | None:

@@ -219,11 +219,11 @@ def _list_present(experiment_dir: Path) -> list[Path]:
 
 
 def _read_runner(path: Path) -> Runner | None:
-    """Give who wrote a file; None where it has left since."""
+    """Give who wrote a file; None where it has left since, or the machine lost power before the disk had its text."""
     try:
         with path.open(encoding="utf-8") as lines:
-            said = json.loads(next(lines))
-    except FileNotFoundError:
+            said = json.loads(next(lines, ""))
+    except (FileNotFoundError, ValueError):
         return None
     # One of other code than ours may say more of itself.
     return Runner(**{field.name: said[field.name] for field in fields(Runner)})

@@ -28,8 +28,8 @@ from experiment.measure import find_shape, predict_peak, recall_shapes
 from experiment.messages import announce, describe_command, rerun_command, runner_command, sum_up
 from experiment.outcomes import Request, SweepResult, read_stop_request
 from experiment.packed import Packing, make_instruments
-from experiment.parents import open_parent
-from experiment.plan import BuildConfig, Plan, Planned, plan_runs, write_plan
+from experiment.parents import Parent, find_parent, open_parent
+from experiment.plan import BuildConfig, Plan, Planned, find_folders, plan_runs, write_plan
 from experiment.preflight import Footprint, PreflightError
 from experiment.progress import open_view
 from experiment.provenance import CodeHasher, record_provenance
@@ -297,7 +297,19 @@ def make_packing(asked: Asked, plan: Plan, footprints: Mapping[str, Footprint]) 
     on_gpu = asked.devices[0].gpu is not None
     known, durations = recall_shapes(plan.runs, shapes, asked.folder / "events.jsonl", on_gpu=on_gpu)
     predicted = {run_id: predict_peak(footprint) for run_id, footprint in footprints.items()}
-    return Packing(shapes, known, durations, predicted, 1, instruments)
+    return Packing(shapes, known, durations, predicted, find_parents(asked.folder, plan), 1, instruments)
+
+
+def find_parents(experiment_dir: Path, plan: Plan) -> dict[str, Parent]:
+    """Give the runs that runs of a plan begin from, by the ids of those."""
+    folders = find_folders(experiment_dir)
+    configs = {run.id: plan.check_again(run.id).config for run in plan.runs}
+    found = {
+        run_id: find_parent(experiment_dir, config.resolved(), folders)
+        for run_id, config in configs.items()
+        if config is not None
+    }
+    return {run_id: parent for run_id, parent in found.items() if parent is not None}
 
 
 def make_work(planned: Planned, run: Run, device: Device, spec: ExperimentSpec) -> Work:

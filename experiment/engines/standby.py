@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import json
 import os
@@ -145,7 +146,11 @@ def _train(supervisor: socket.socket, play: Play) -> NoReturn:
     """Be the training, as if its command had been started with its environment, and end with it."""
     returncode = CANNOT_START
     try:
-        play.rehearse()
+        # Python ignores it from its beginning, and raises BrokenPipeError instead.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        # What fails there has only not helped; if a run can't do it either, it will say so.
+        with contextlib.suppress(Exception):
+            play.rehearse()
         with supervisor:
             message, descriptors, _, _ = socket.recv_fds(supervisor, MAX_MESSAGE, 3)
         if message:
@@ -194,9 +199,8 @@ def _enter_as_main(enter: Enter) -> int:
 
 def _finish() -> None:
     """Do what an interpreter does at its end: wait for threads, call what was registered, write what is buffered."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    # Not by joining them: pools of threads are told here that there is no more work.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -164,9 +164,13 @@ class WarmLauncher:
     def renew(self, code_version: str) -> None:
         """See to it that this version of the code is imported in what is forked from now on."""
         if code_version != self.code_version:
+            is_wanted = self._server is not None
             self.close()
             self.code_version = code_version
-            self.begin()
+            # What could not be imported may have been repaired.
+            self._broken, self._deaths = None, 0
+            if is_wanted:
+                self.begin()
 
     def explain_refusal(self, environment: Mapping[str, str]) -> str | None:
         """Say why a run with this environment has to be a process of its own; None where it can be forked."""
@@ -191,6 +195,7 @@ class WarmLauncher:
                 self._deaths += 1
                 self.close()
             except StartUnknownError:
+                self._deaths += 1
                 self.close()
                 raise
             except OSError as error:

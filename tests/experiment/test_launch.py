@@ -145,6 +145,20 @@ def test_a_done_run_that_is_asked_for_runs_again_and_keeps_the_old_files(tmp_pat
     assert runs[0].metrics_path.exists()
 
 
+def test_a_run_that_runs_again_and_loses_its_supervisor_once_it_is_done_is_done(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    launch(runs, "0")
+    # As the supervisor does it at the end of a training, which it then doesn't live to write down for the attempt.
+    code = (
+        "import os, signal; folder = os.environ['GRIDPILOT_RUN_DIR']\n"
+        "if os.environ['GRIDPILOT_ATTEMPT'] == '2': open(folder + '/exit.json', 'x').write('{}')\n"
+        "os.kill(os.getppid(), signal.SIGKILL); signal.pause()"
+    )
+    result, _ = launch(runs, code, rerun=[runs[0].id])
+    assert states(result) == [State.DONE]
+    assert runs[0].last_attempt() == 2
+
+
 def test_five_first_runs_failing_alike_stop_a_larger_sweep(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 8)
     result, _ = launch(runs, "raise ValueError('same')", jobs=1)

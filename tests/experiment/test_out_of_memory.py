@@ -124,7 +124,7 @@ def make_packing(runs: Sequence[Run], known: Mapping[str, Record], cores: int = 
         clock=lambda: 0.0,
         cores=cores,
     )
-    return Packing({run.id: Shape("same") for run in runs}, known, {}, {}, 1, instruments)
+    return Packing({run.id: Shape("same") for run in runs}, known, {}, {}, {}, 1, instruments)
 
 
 def test_the_first_of_a_packed_sweep_is_measured_alone_and_the_others_then_share(tmp_path: Path) -> None:

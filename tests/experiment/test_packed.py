@@ -16,6 +16,7 @@ from experiment.engines.local import Handle
 from experiment.measure import Shape, Tree, predict_peak
 from experiment.packed import Instruments, PackedPlaces, Packing
 from experiment.packing import Peak, Record
+from experiment.parents import Parent
 from experiment.preflight import Footprint
 from experiment.run import Run
 from experiment.schedule import Ending
@@ -66,6 +67,7 @@ class Sweep:
         known: Peak | None = None,
         predicted: Peak | None = None,
         kinds: str = "a",
+        parents: Mapping[str, Parent] | None = None,
     ) -> None:
         self.folder, self.machine, self.devices = folder, machine, devices
         self.waiting = [Run.create_path(folder, f"seed={index}", f"{index:016x}") for index in range(40)]
@@ -73,7 +75,8 @@ class Sweep:
         records = {"a": Record(known, known, 3)} if known else {}
         shapes = {run.id: Shape(kind[run.id], 1000, 0, evaluates=False, saves=True) for run in self.waiting}
         guesses = {run.id: predicted for run in self.waiting} if predicted else {}
-        self.places = PackedPlaces(devices, Packing(shapes, records, {}, guesses, 1, machine.instruments()))
+        packing = Packing(shapes, records, {}, guesses, parents or {}, 1, machine.instruments())
+        self.places = PackedPlaces(devices, packing)
         self.handles: dict[str, Handle] = {}
 
     def start(self) -> list[tuple[int, str]]:
@@ -208,6 +211,15 @@ def test_a_device_that_is_gone_gets_no_more_runs(tmp_path: Path) -> None:
     sweep.end(1)
     sweep.end(2)
     assert sweep.start() == []
+
+
+def test_a_run_that_goes_on_with_another_has_as_many_cores_kept_as_that_one_had_threads(tmp_path: Path) -> None:
+    parent = Run.create_path(tmp_path / "before", "long", "f" * 16)
+    parent.attempt_dir(1).mkdir(parents=True)
+    parent.start_path(1).write_text(json.dumps({"threads": 3}))
+    heirs = {f"{index:016x}": Parent(parent, "init_from") for index in range(40)}
+    sweep = Sweep(tmp_path, Machine(cores=7), [CPU], known=Peak(0, GIB), parents=heirs)
+    assert len(sweep.start()) == 2
 
 
 def test_nothing_joins_on_a_gpu_that_can_not_be_read_and_one_run_still_goes_at_a_time(tmp_path: Path) -> None:

@@ -32,6 +32,23 @@ def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
     assert hash_code([project]) not in (version, changed)
 
 
+def test_a_file_that_goes_while_code_is_looked_at_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "project")
+    version = hash_code([project])
+    passing = project / "passing.py"
+    passing.write_text("3")
+    hash_file = CodeHasher._hash_file
+
+    def delete_and_hash(hasher: CodeHasher, path: Path) -> bytes:
+        passing.unlink(missing_ok=True)
+        return hash_file(hasher, path)
+
+    monkeypatch.setattr(CodeHasher, "_hash_file", delete_and_hash)
+    assert hash_code([project]) == version
+
+
 def test_the_commit_its_differences_and_untracked_sources_are_kept(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e@e"]

@@ -124,6 +124,15 @@ def test_a_runner_of_newer_code_that_says_more_of_itself_is_understood(tmp_path:
     presence.leave()
 
 
+def test_a_file_that_power_was_lost_over_keeps_nobody_away(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    left = tmp_path / FOLDER / "0123456789abcdef.jsonl"
+    left.touch()
+    refuse_unseen(tmp_path)
+    enter_with(tmp_path, 1).leave()
+    assert not left.exists()
+
+
 @pytest.fixture
 def unseen(tmp_path: Path) -> Path:
     """The file of a runner of another machine whose lock doesn't reach here."""

@@ -15,6 +15,7 @@ from experiment.devices import CPU, Device, Gpu
 from experiment.engines.fork_server import find_obstacle
 from experiment.engines.local import Limits, LocalEngine, Work, make_environment
 from experiment.engines.warm import (
+    MAX_DEATHS,
     Forked,
     ForkServer,
     Needs,
@@ -46,15 +47,15 @@ if __name__ == "__main__":
         from experiment.engines.fork_server import Parts, serve
         from experiment.engines.standby import Play
         asked = json.loads(sys.argv[2])
-        sys.exit(serve(asked["socket"], Parts(preload, Play(main, lambda: None), asked["pairs"])))
+        sys.exit(serve(asked["socket"], Parts(preload, Play(main, lambda: %(rehearse)s), asked["pairs"])))
     sys.exit(main(sys.argv[1:]))
 """
 ROOT = str(Path(__file__).parents[2])
 
 
-def write_script(folder: Path, preload: str = "pass") -> Path:
+def write_script(folder: Path, preload: str = "pass", rehearse: str = "None") -> Path:
     path = folder / "script.py"
-    path.write_text(SCRIPT % {"root": ROOT, "preload": preload})
+    path.write_text(SCRIPT % {"root": ROOT, "preload": preload, "rehearse": rehearse})
     return path
 
 
@@ -150,6 +151,50 @@ def test_how_a_forked_run_ends_is_what_its_code_says(tmp_path: Path) -> None:
     assert count_warm(runs) == 5
 
 
+def test_a_forked_run_hears_of_a_broken_pipe_as_any_python_does(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "exp", 1)
+    code = """
+import os
+reader, writer = os.pipe()
+os.close(reader)
+try:
+    os.write(writer, b"x")
+except BrokenPipeError:
+    print("nobody reads")
+"""
+    result, _ = launch(runs, write_script(tmp_path), code)
+    assert states(result) == [State.DONE]
+    assert read_log(runs[0]) == "nobody reads\n"
+    assert count_warm(runs) == 1
+
+
+def test_a_forked_run_ends_although_a_pool_of_threads_still_waits_for_work(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "exp", 1)
+    code = """
+import builtins, signal
+from concurrent.futures import ThreadPoolExecutor
+signal.alarm(30)
+builtins.POOL = ThreadPoolExecutor(1)
+print(builtins.POOL.submit(int, "3").result())
+"""
+    result, _ = launch(runs, write_script(tmp_path), code)
+    assert states(result) == [State.DONE]
+    assert read_log(runs[0]) == "3\n"
+    assert count_warm(runs) == 1
+
+
+def test_a_rehearsal_that_fails_costs_no_run(tmp_path: Path) -> None:
+    server = ForkServer(Needs(str(write_script(tmp_path, rehearse="1 / 0")), (), ()))
+    try:
+        assert server.wait_until_ready() is None
+        wait_for_children(server.pid)
+        run = fork_one(server, tmp_path)
+        assert read_log(run) == "started\n"
+        assert run.is_done()
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize(
     ("preload", "reason"),
     [
@@ -213,6 +258,28 @@ def test_code_that_was_edited_is_imported_anew(tmp_path: Path) -> None:
     assert count_warm(runs) == 4
 
 
+def test_edited_code_is_imported_beforehand_only_where_runs_are_forked_at_all(tmp_path: Path) -> None:
+    warm = WarmLauncher(Needs(str(write_script(tmp_path)), (), ()), "v1")
+    warm.renew("v2")
+    assert warm.server_pid is None
+    assert warm.code_version == "v2"
+
+
+def test_code_that_could_not_be_imported_and_was_repaired_is_forked(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "exp", 2)
+    script = write_script(tmp_path, "1 / 0")
+    versions = ["v1"]
+
+    def repair(line: str) -> None:
+        if line.startswith("started") and versions == ["v1"]:
+            write_script(tmp_path)
+            versions.append("v2")
+
+    result, _ = launch(runs, script, "0", jobs=1, view=RecordingView(repair), find_version=lambda: versions[-1])
+    assert states(result) == [State.DONE] * 2
+    assert [event["warm"] for event in read_events(runs) if event["event"] == "started"] == [False, True]
+
+
 def find_server(run: Run) -> int:
     """Give the fork server's pid, which the run has written into its log."""
     return int(read_log(run).split()[0])
@@ -228,9 +295,13 @@ def test_a_killed_server_is_replaced_and_harms_no_run(tmp_path: Path) -> None:
         if line.startswith("done") and not killed:
             killed.append(find_server(runs[1]))
             os.kill(killed[0], signal.SIGKILL)
+            (tmp_path / "killed").touch()
             os.close(os.open(tmp_path / "fifo", os.O_WRONLY))
 
-    code = lambda run: "print(PRELOADED[0], flush=True)\n" + (wait if run == runs[0] else "")  # noqa: E731
+    # The third may begin before the end of the second is told; the others begin after it.
+    stay = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'killed')!r}): time.sleep(0.01)"
+    ends = {runs[0].id: wait, runs[2].id: stay}
+    code = lambda run: "print(PRELOADED[0], flush=True)\n" + ends.get(run.id, "")  # noqa: E731
     result, _ = launch(runs, write_script(tmp_path), code, view=RecordingView(kill))
     assert states(result) == [State.DONE] * 6
     attempts = [run.last_attempt() for run in runs]
@@ -304,6 +375,27 @@ def test_a_server_that_dies_while_it_is_asked_leaves_the_run_to_its_lock(tmp_pat
         server.close()
 
 
+def test_where_every_server_dies_when_it_is_asked_runs_are_processes_of_their_own(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path / "exp", 1)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, signal, socket, sys\n"
+        "if sys.argv[1] == '--fork-server':\n"
+        "    runner = socket.socket(fileno=json.loads(sys.argv[2])['socket'])\n"
+        "    runner.send(b'{\"ready\": true}')\n"
+        "    runner.recv(100_000)\n"
+    )
+
+    def give_up(line: str) -> None:
+        if runs[0].last_attempt() > 2 * MAX_DEATHS:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result, view = launch(runs, script, "", view=RecordingView(give_up))
+    assert states(result) == [State.DONE]
+    assert count_warm(runs) == 0
+    assert any(f"was killed {MAX_DEATHS} times in a row" in line for line in view.lines)
+
+
 def test_a_run_whose_start_is_unknown_is_started_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = make_runs(tmp_path / "exp", 2)
     fork, lost = ForkServer.fork, []
@@ -329,11 +421,6 @@ def test_a_run_whose_start_is_unknown_is_started_once_more(tmp_path: Path, monke
 
 def test_a_killed_pair_in_waiting_is_replaced(tmp_path: Path) -> None:
     server = ForkServer(Needs(str(write_script(tmp_path)), (), ()))
-    run = Run.create_path(tmp_path, "run", "0123456789abcdef")
-    run.attempt_dir(1).mkdir(parents=True)
-    run.config_path.touch()
-    run.start_path(1).touch()
-    run.config_path.write_text("print('started')")
     try:
         assert server.wait_until_ready() is None
         (waiting,) = wait_for_children(server.pid)
@@ -341,22 +428,32 @@ def test_a_killed_pair_in_waiting_is_replaced(tmp_path: Path) -> None:
         os.kill(waiting, signal.SIGKILL)
         assert select.select([ended], [], [], 30)[0]
         os.close(ended)
-        lock = acquire_lock(run.lock_path)
-        assert lock is not None
-        reader, writer = (end.detach() for end in socket.socketpair())
-        command = [sys.executable, str(tmp_path / "script.py"), "-e", str(run.config_path)]
-        forked = server.fork(Job(lock, reader, str(run.folder), 1, command, None, 1.0, 1.0), dict(os.environ))
-        assert not isinstance(forked, str)
-        os.close(lock)
-        os.close(reader)
-        assert select.select([forked.pidfd], [], [], 30)[0]
-        os.close(forked.pidfd)
-        os.close(writer)
+        run = fork_one(server, tmp_path)
         assert read_log(run) == "started\n"
         assert run.is_done()
         assert not is_locked(run.lock_path)
     finally:
         server.close()
+
+
+def fork_one(server: ForkServer, folder: Path) -> Run:
+    """Have a run forked that says that it has started, and give it once it is over."""
+    run = Run.create_path(folder, "run", "0123456789abcdef")
+    run.attempt_dir(1).mkdir(parents=True)
+    run.start_path(1).touch()
+    run.config_path.write_text("print('started')")
+    lock = acquire_lock(run.lock_path)
+    assert lock is not None
+    reader, writer = (end.detach() for end in socket.socketpair())
+    command = [sys.executable, str(folder / "script.py"), "-e", str(run.config_path)]
+    forked = server.fork(Job(lock, reader, str(run.folder), 1, command, None, 1.0, 1.0), dict(os.environ))
+    assert not isinstance(forked, str)
+    os.close(lock)
+    os.close(reader)
+    assert select.select([forked.pidfd], [], [], 30)[0]
+    os.close(forked.pidfd)
+    os.close(writer)
+    return run
 
 
 def wait_for_children(pid: int) -> list[int]:
