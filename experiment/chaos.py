@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections import Counter
@@ -20,17 +21,21 @@ Kind: TypeAlias = Literal["training", "supervisor", "fork server"]
 
 @dataclass(frozen=True)
 class Part:
-    """A process that takes part in a sweep, and the run that it is there for; None for the fork server."""
+    """A process that takes part in a sweep, and the run that it is there for; None for the fork server.
+
+    `pidfd` is its supervisor's own, which stays true when the pid has gone to somebody else; None for our descendants.
+    """
 
     kind: Kind
     pid: int
     run: Run | None
+    pidfd: int | None = None
 
 
 def list_parts(handles: Sequence[Handle], server_pid: int | None) -> Iterator[Part]:
     """Give the processes that take part in a sweep now; the runner, without which nothing goes on, isn't among them."""
     for handle in handles:
-        yield Part("supervisor", handle.pid, handle.run)
+        yield Part("supervisor", handle.pid, handle.run, handle.pidfd)
         yield from (Part("training", pid, handle.run) for pid in list_children(handle.pid))
     if server_pid is not None:
         yield Part("fork server", server_pid, None)
@@ -60,7 +65,7 @@ class Chaos:
         self._struck = now
         killed = []
         for part in list_parts(handles, server_pid):
-            if self._generator.random() < self._probability and _kill(part.pid):
+            if self._generator.random() < self._probability and _kill(part):
                 self.kills[part.kind] += 1
                 killed.append(part)
         return killed
@@ -70,9 +75,19 @@ class Chaos:
         return f"chaos: killed {', '.join(counts) or 'nothing'}"
 
 
-def _kill(pid: int) -> bool:
+def _kill(part: Part) -> bool:
+    """Kill a process; False where it has ended."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        pidfd = os.pidfd_open(part.pid) if part.pidfd is None else part.pidfd
     except ProcessLookupError:
         return False
+    try:
+        if select.select([pidfd], [], [], 0)[0]:
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        if part.pidfd is None:
+            os.close(pidfd)
     return True

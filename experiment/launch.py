@@ -104,7 +104,7 @@ class Launcher:
         """While runs wait, see whether the code was edited; stop cleanly where its new version can't be kept."""
         try:
             if self.waiting and self.stop_code is None:
-                self.engine.look_at_code()
+                self.engine.look_at_code(self.handles.values())
         except OSError as error:
             self.view.say(f"{error.filename}: {error.strerror}: stopping; the same command goes on.")
             self._stop(1)
@@ -120,7 +120,7 @@ class Launcher:
         return not (self.waiting or self.elsewhere)
 
     def _fill_places(self) -> None:
-        while self.stop_code is None and (choice := self.places.choose(self.waiting)) is not None:
+        while self.stop_code is None and not self.signals and (choice := self.places.choose(self.waiting)) is not None:
             self.waiting.remove(choice.run)
             try:
                 run, lock = claim_run(choice.run)
@@ -189,10 +189,11 @@ class Launcher:
         try:
             if run.is_done():
                 run.archive(self.seen_attempts[run.id])
-        except OSError:
+            work = self.request.work(run, device)
+        except BaseException:
             os.close(lock)
             raise
-        handle = self.engine.start(run, lock, self.request.work(run, device), device)
+        handle = self.engine.start(run, lock, work, device)
         self.seen_attempts[run.id] = handle.attempt
         return handle
 

@@ -150,15 +150,26 @@ class LocalEngine:
         self._orphans.adopt()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self.warm is not None:
             self.warm.close()
+        if error is None:
+            # All runs have ended. After an error some may still write their checkpoints.
+            self._orphans.kill(())
         self._orphans.release()
 
-    def look_at_code(self) -> None:
-        """See whether the code was edited: what is forked from now on has then imported it as it is now."""
-        if self.warm is not None:
-            self.warm.renew(self.find_code_version())
+    def look_at_code(self, handles: Collection[Handle]) -> None:
+        """See whether the code was edited: what is forked from now on has then imported it as it is now.
+
+        Args:
+            handles: of the runs in progress.
+        """
+        if self.warm is None:
+            return
+        server = self.server_pid
+        self.warm.renew(self.find_code_version())
+        if server != self.server_pid:
+            self._orphans.reap(self._list_wanted(handles))
 
     def start(self, run: Run, lock: int, work: Work, device: Device) -> Handle:
         """Start the next attempt of a run whose lock we hold; the lock goes over to its supervisor.
@@ -167,7 +178,11 @@ class LocalEngine:
             StartUnknownError: the fork server died on the way; the lock tells whether the run was started.
             OSError: the disk is full, or the folder can't be written. The lock is released.
         """
-        reader, writer = (end.detach() for end in socket.socketpair())
+        try:
+            reader, writer = (end.detach() for end in socket.socketpair())
+        except OSError:
+            os.close(lock)
+            raise
         try:
             threads = choose_threads(run, self.limits.threads, work.parent)
             warm = self._choose_warm(make_environment(run, 0, work, device, threads), work)
@@ -199,7 +214,8 @@ class LocalEngine:
         """Give what forks a run that is started with this environment; None where it can't be forked."""
         if self.warm is None or work.is_foreign:
             return None
-        if refusal := self.warm.explain_refusal(environment):
+        refusal = self.warm.explain_refusal(environment) or self.warm.make_ready(self.find_code_version)
+        if refusal is not None:
             self._remark_on(refusal)
             return None
         return self.warm
@@ -242,8 +258,11 @@ class LocalEngine:
         Args:
             handles: of the runs in progress.
         """
-        server = self.server_pid
-        self._orphans.kill({handle.pid for handle in handles} | ({server} if server else set()))
+        self._orphans.kill(self._list_wanted(handles))
+
+    def _list_wanted(self, handles: Collection[Handle]) -> set[int]:
+        wanted = {handle.pid for handle in handles}
+        return wanted if self.server_pid is None else wanted | {self.server_pid}
 
 
 def make_environment(run: Run, attempt: int, work: Work, device: Device, threads: int) -> dict[str, str]:

@@ -25,6 +25,11 @@ class OrphanKeeper:
         """No longer adopt any."""
         _set_subreaper(False)
 
+    def reap(self, wanted: Collection[int]) -> None:
+        """Let go of those who have come to us and have ended."""
+        for pid in set(list_children(os.getpid())) - self._before - set(wanted):
+            os.waitpid(pid, os.WNOHANG)
+
     def kill(self, wanted: Collection[int]) -> None:
         """Kill every child that we didn't have before and that isn't wanted, and what it leaves in turn."""
         while orphans := set(list_children(os.getpid())) - self._before - set(wanted):

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        self._is_ready = False
+        self.is_ready = False
 
     @property
     def pid(self) -> int:
@@ -83,7 +83,7 @@ class ForkServer:
         Raises:
             BrokenPipeError: somebody has killed it meanwhile, which says nothing about the next one.
         """
-        if self._is_ready:
+        if self.is_ready:
             return None
         if not select.select([self._socket], [], [], READY_WITHIN_S)[0]:
             return f"importing what runs need took over {READY_WITHIN_S:.0f} s"
@@ -95,7 +95,7 @@ class ForkServer:
             return f"the process that was to import what runs need ended with {code}"
         if "failed" in answer:
             return f"what runs need can't be imported: {answer['failed']}"
-        self._is_ready = True
+        self.is_ready = True
         return None
 
     def fork(self, job: Job, environment: Mapping[str, str]) -> Forked | str:
@@ -176,6 +176,30 @@ class WarmLauncher:
         """Say why a run with this environment has to be a process of its own; None where it can be forked."""
         return self._broken or explain_difference(environment, make_server_environment())
 
+    def make_ready(self, find_code_version: Callable[[], str]) -> str | None:
+        """Wait until the code has been imported as it is now; give why that can't be, None where it has."""
+        while self._broken is None and self._deaths < MAX_DEATHS:
+            self.begin()
+            assert self._server is not None
+            if self._server.is_ready:
+                return None
+            try:
+                self._broken = self._server.wait_until_ready()
+                if self._broken:
+                    self.close()
+            except BrokenPipeError:
+                self._deaths += 1
+                self.close()
+                continue
+            # Edited while it was imported, it may be in parts old and in parts new: then once more.
+            self.renew(find_code_version())
+        return self._broken or self._give_up()
+
+    def _give_up(self) -> str:
+        self.close()
+        self._broken = f"the fork server was killed {MAX_DEATHS} times in a row"
+        return self._broken
+
     def start(self, job: Job, environment: Mapping[str, str]) -> Forked | str:
         """Fork a run that nothing refuses; text that says why where it turns out that it can't be.
 
@@ -203,8 +227,7 @@ class WarmLauncher:
             else:
                 self._deaths = 0
                 return forked
-        self._broken = f"the fork server was killed {MAX_DEATHS} times in a row"
-        return self._broken
+        return self._give_up()
 
     def close(self) -> None:
         """End the server. Runs that it has forked go on."""

@@ -280,6 +280,18 @@ def test_code_that_could_not_be_imported_and_was_repaired_is_forked(tmp_path: Pa
     assert [event["warm"] for event in read_events(runs) if event["event"] == "started"] == [False, True]
 
 
+def test_code_that_was_edited_while_it_was_imported_is_imported_once_more(tmp_path: Path) -> None:
+    warm = WarmLauncher(Needs(str(write_script(tmp_path)), (), ()), "v1")
+    try:
+        warm.begin()
+        first = warm.server_pid
+        assert warm.make_ready(lambda: "v2") is None
+        assert warm.code_version == "v2"
+        assert warm.server_pid not in (None, first)
+    finally:
+        warm.close()
+
+
 def find_server(run: Run) -> int:
     """Give the fork server's pid, which the run has written into its log."""
     return int(read_log(run).split()[0])
