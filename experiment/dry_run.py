@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from experiment.devices import Device
 from experiment.faults import FaultList
 from experiment.history import Estimate, History, find_makespan, show_duration
+from experiment.identity import CONTINUES, name_parent
 from experiment.lineage import Lineage
 from experiment.parents import find_parent_id
 from experiment.plan import BuildConfig, GridNotes, Planned, check_combinations, find_folders
@@ -170,8 +171,15 @@ def make_row(planned: Planned, run: Run | None, survey: Survey) -> Row:
         measured or (None if answer is None else answer.memory),
         measured is not None,
         survey.history.estimate(planned.config) if cost is None else Estimate(cost.whole_s, is_near=False),
-        0.0 if cost is None else cost.spent_s,
+        _find_spent(planned, survey.history) if cost is None else cost.spent_s,
     )
+
+
+def _find_spent(planned: Planned, history: History) -> float:
+    """Give what of a run that has not come far enough to tell was spent before it: by the one that it goes on from."""
+    parent = None if planned.config is None else planned.config.resolved()[CONTINUES]
+    cost = None if parent is None else history.find_cost(name_parent(parent))
+    return 0.0 if cost is None else cost.spent_s
 
 
 def survey_grid(
