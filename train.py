@@ -361,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(remark or f"on {devices[0].name}")
     try:
         import_trainers(config.imports)
-        open_lineage(run.experiment_dir).check(config.resolved(), config)
+        open_lineage(run.experiment_dir).check(config.resolved(), config, anew=not config.continue_training)
         if faults := config.find_environment_faults():
             raise SettingsError(faults)
         return run_alone(config, run, placed)

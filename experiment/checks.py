@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiment.devices import Device
 from experiment.faults import FaultList
+from experiment.lineage import Lineage
 from experiment.plan import Plan, Planned
 from experiment.preflight import Footprint, ask_preflight, shape_key
+from experiment.problems import SettingsError
 from experiment.run import State
 from experiment.spec import ExperimentSpec
 from experiment.views import ViewError
@@ -55,6 +57,26 @@ def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Devic
     faults.raise_any(len(plan.runs))
     footprints = {run_id: footprint for run_id, key in keys.items() if (footprint := memory[key]) is not None}
     return Found(totals, footprints)
+
+
+def check_reruns(spec: ExperimentSpec, plan: Plan, rerun: Collection[str], lineage: Lineage) -> None:
+    """Refuse to put away what finished runs have where they could not begin once more: their parents are gone, say.
+
+    Raises:
+        SpecError: with every such run.
+    """
+    faults = FaultList(spec)
+    finished = [run for run in plan.runs if run.id in rerun and run.is_done()]
+    for run in finished:
+        planned = plan.check_again(run.id)
+        if planned.config is None:
+            continue
+        try:
+            lineage.check(planned.settings, planned.config, anew=True)
+        except SettingsError as error:
+            for fault in error.faults:
+                faults.add(planned.combination, fault)
+    faults.raise_any(len(finished))
 
 
 def choose_reruns(wanted: str | None, plan: Plan) -> set[str]:
