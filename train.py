@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.lineage import Lineage
 from experiment.loader import parse_yaml
 from experiment.lock_check import LocklessFolderError, check_locks
+from experiment.memory import read_whole_memory
 from experiment.outcomes import find_checkpoint_step
 from experiment.parents import open_parent
 from experiment.plan import find_folders
@@ -143,8 +145,13 @@ def train(
         print(f"{asked} was asked for, and torch {torch.__version__} sees no such CUDA device", file=sys.stderr)
         return DEVICE
     entry = find_trainer(config.model_dump())
-    if faults := config.find_memory_faults(find_room(device), entry.count_parameters(config)):
-        raise SettingsError(faults)
+    room, parameters = find_room(device), entry.count_parameters(config)
+    if faults := config.find_memory_faults(room, parameters):
+        if config.find_memory_faults(replace(room, host_bytes=read_whole_memory()), parameters):
+            raise SettingsError(faults)
+        # Others have it now, which says nothing against the settings.
+        print(SettingsError(faults), file=sys.stderr)
+        return OUT_OF_MEMORY
     seed_everything(config.seed)
     trainer = entry.build_trainer(config, device)
     if trainer.resume_reason:

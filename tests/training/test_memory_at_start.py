@@ -1,0 +1,50 @@
+"""A run that finds too little memory when it starts: whether its settings are to blame depends on who has the rest."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import train
+from experiment.memory import MemoryRoom
+from experiment.problems import SettingsError
+from experiment.run import Run
+
+BUFFER = 1_000_000 * 36
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run.create_path(tmp_path, "x", 16 * "a")
+    run.attempt_dir(1).mkdir(parents=True)
+    run.start_path(1).write_text(json.dumps({"device": "cpu"}))
+    return run
+
+
+def start(run: Run, monkeypatch: pytest.MonkeyPatch, *, free: int, whole: int) -> int:
+    config = train.build_config({"algorithm_name": "ddpg", "env_name": "Pendulum-v1", "max_timesteps": 1_000_000})
+    monkeypatch.setattr(train, "find_room", lambda _: MemoryRoom(free))
+    monkeypatch.setattr(train, "read_whole_memory", lambda: whole)
+    return train.train(config, run, 1, 1, "x")
+
+
+def test_a_run_beside_others_that_have_the_memory_has_run_out_of_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(run, monkeypatch, free=BUFFER - 1, whole=100 * BUFFER) == train.OUT_OF_MEMORY
+    assert "buffer_size: 1,000,000 transitions of 36 bytes are 34 MiB" in capsys.readouterr().err
+
+
+def test_settings_that_the_machine_could_never_hold_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="buffer_size: 1,000,000 transitions"):
+        start(run, monkeypatch, free=BUFFER - 1, whole=BUFFER - 1)
