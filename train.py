@@ -337,12 +337,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preflight", choices=("check", "count"), help=argparse.SUPPRESS)
     parser.add_argument("--fork-server", metavar="WISHES", help=argparse.SUPPRESS)
     parser.add_argument("--placed-on", help=argparse.SUPPRESS)
+    parser.add_argument("--held", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--stop-after-save", action="store_true", help=argparse.SUPPRESS)
     args, rest = parser.parse_known_args(argv)
     if args.fork_server:
         return serve_forks(args.fork_server)
     if args.preflight:
-        return answer_preflight(args.preflight, args.placed_on, build_config, find_trainer, import_trainers)
+        return answer_preflight(args.preflight, args.placed_on, args.held, build_config, find_trainer, import_trainers)
     try:
         config, run = load_single_run(args.file, read_flags(rest), Path(args.log_root), args.exp_name)
     except SpecError as error:

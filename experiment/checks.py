@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from experiment.devices import Device
 from experiment.faults import FaultList
 from experiment.lineage import Lineage
+from experiment.measure import measure_held
 from experiment.plan import Plan, Planned
 from experiment.preflight import Footprint, ask_preflight, shape_key
 from experiment.problems import SettingsError
@@ -48,7 +49,9 @@ def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Devic
             totals[run.id] = planned.config.resolved()["max_timesteps"]
     lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
-    answers = ask_preflight(spec.meta.script_file, "count" if predict else "check", lots, devices)
+    answers = ask_preflight(
+        spec.meta.script_file, "count" if predict else "check", lots, devices, measure_held(plan.runs)
+    )
     memory = {}
     for (key, planned), answer in zip(firsts.items(), answers, strict=True):
         for fault in answer.faults:

@@ -12,6 +12,7 @@ from experiment.faults import FaultList
 from experiment.history import Estimate, History, find_makespan, show_duration
 from experiment.identity import CONTINUES, name_parent
 from experiment.lineage import Lineage
+from experiment.measure import measure_held
 from experiment.parents import find_parent_id
 from experiment.plan import BuildConfig, GridNotes, Planned, check_combinations, find_folders
 from experiment.preflight import Answer, Footprint, ask_preflight, shape_key
@@ -210,13 +211,18 @@ def survey_grid(
             history.add(folders[planned.id], planned.config)
     if spec.meta.runs_trainer:
         history.add_folder((run for run in folders.values() if run.id not in heard), build_config)
-    return Survey(width, (*notes.notes(), *lineage.notes()), _ask(spec, firsts, devices), history)
+    return Survey(
+        width, (*notes.notes(), *lineage.notes()), _ask(spec, firsts, devices, measure_held(folders.values())), history
+    )
 
 
-def _ask(spec: ExperimentSpec, firsts: Mapping[str, Planned], devices: Sequence[Device]) -> dict[str, Answer]:
+def _ask(
+    spec: ExperimentSpec, firsts: Mapping[str, Planned], devices: Sequence[Device], held_bytes: int
+) -> dict[str, Answer]:
     lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
-    answers = dict(zip(firsts, ask_preflight(spec.meta.script_file, "count", lots, devices or None), strict=True))
+    given = ask_preflight(spec.meta.script_file, "count", lots, devices or None, held_bytes)
+    answers = dict(zip(firsts, given, strict=True))
     for key, planned in firsts.items():
         for fault in answers[key].faults:
             faults.add(planned.combination, fault)

@@ -11,6 +11,7 @@ import train
 from experiment.memory import MemoryRoom
 from experiment.problems import SettingsError
 from experiment.run import Run
+from training.answers import Answerer
 
 BUFFER = 1_000_000 * 36
 
@@ -48,3 +49,11 @@ def test_a_run_beside_others_that_have_the_memory_has_run_out_of_it(
 def test_settings_that_the_machine_could_never_hold_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="buffer_size: 1,000,000 transitions"):
         start(run, monkeypatch, free=BUFFER - 1, whole=BUFFER - 1)
+
+
+@pytest.mark.parametrize("held", [0, 10 * BUFFER])
+def test_memory_that_runs_have_which_will_have_ended_counts_as_free(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr("training.answers.read_free_memory", lambda: BUFFER - 1)
+    answerer = Answerer(False, "cpu", held, train.build_config, train.find_trainer, train.import_trainers)
+    settings = {"algorithm_name": "ddpg", "env_name": "Pendulum-v1", "max_timesteps": 1_000_000}
+    assert bool(answerer.answer(settings)["faults"]) == (held == 0)
