@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.files import read_events, read_json
+from experiment.identity import PARENT_KEYS
 from experiment.locks import list_holders
 from experiment.packing import MIB, Peak, Record
 from experiment.plan import Planned
@@ -66,7 +67,10 @@ def find_shape(planned: Planned) -> Shape:
     """
     settings = planned.settings if planned.config is None else planned.config.resolved()
     sizes = _leave_out_reals({key: value for key, value in settings.items() if key not in HARMLESS})
-    if planned.config is None:
+    if planned.config is not None:
+        # That it begins from another run may count; from which, doesn't.
+        sizes |= {key: True for key in PARENT_KEYS if key in sizes}
+    else:
         return Shape(json.dumps(sizes, sort_keys=True, default=str))
     key = json.dumps([sizes, planned.config.shape_settings()], sort_keys=True, default=str)
     steps = int(settings["max_timesteps"])

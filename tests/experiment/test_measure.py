@@ -75,6 +75,8 @@ def plan(**settings: object) -> Planned:
 def test_runs_that_differ_in_seed_and_real_numbers_have_one_shape() -> None:
     shape = find_shape(plan())
     assert find_shape(plan(seed=7, actor_learning_rate=0.01, tau=0.1, save_freq=100)).key == shape.key
+    extended = [find_shape(plan(init_from=16 * digit)).key for digit in "ab"]
+    assert extended[0] == extended[1] != shape.key
     for setting in ({"hidden_dims": [8, 8]}, {"batch_size": 32}, {"buffer_size": 500}, {"num_envs": 2}):
         assert find_shape(plan(**setting)).key != shape.key
 
