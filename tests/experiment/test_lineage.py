@@ -21,6 +21,7 @@ from experiment.plan import Plan, find_folders, plan_runs, write_plan
 from experiment.problems import SpecError
 from experiment.reproduce import Subject
 from experiment.run import Run
+from experiment.runners import enter
 from experiment.spec import load_spec
 from experiment.stored import seal_manifest
 from experiment.sweep import describe_spec
@@ -314,6 +315,21 @@ def test_gc_says_of_a_parent_that_it_is_needed_and_by_whom(capsys: pytest.Captur
     write_plan(LOGS / "abroad/plan.jsonl", load_spec(Path("x.yaml")), abroad)
     collect_garbage([LOGS / "x"], delete=False)
     assert f"needed: run {abroad.ids[0]} will begin from it; not in the plan" in capsys.readouterr().out
+
+
+def test_gc_knows_what_the_runs_of_a_runner_at_work_begin_from(capsys: pytest.CaptureFixture[str]) -> None:
+    parent = make(seed=0)
+    made = plan(EXTEND)
+    write_plan(LOGS / "x/plan.jsonl", load_spec(Path("x.yaml")), made)
+    at_work = enter(LOGS / "x", "command", "version", LOGS / "x/plan.jsonl", None)
+    later = plan(f"{HEAD}, seed: 5}}\n")
+    write_plan(LOGS / "x/plan.jsonl", load_spec(Path("x.yaml")), later)
+    needed = f"{parent.id}  needed: run {made.runs[0].id} will begin from it"
+    collect_garbage([LOGS / "x"], delete=False)
+    assert needed in capsys.readouterr().out
+    at_work.leave()
+    collect_garbage([LOGS / "x"], delete=False)
+    assert needed not in capsys.readouterr().out
 
 
 def test_a_run_that_could_not_begin_where_it_began_is_not_reproduced() -> None:
