@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from experiment.files import CONFIG_HEADING, dump_settings
 from experiment.lineage import Lineage
 from experiment.loader import parse_yaml
 from experiment.lock_check import LocklessFolderError, check_locks
+from experiment.memory import read_whole_memory
 from experiment.outcomes import find_checkpoint_step
 from experiment.parents import open_parent
 from experiment.plan import find_folders
@@ -143,8 +145,13 @@ def train(
         print(f"{asked} was asked for, and torch {torch.__version__} sees no such CUDA device", file=sys.stderr)
         return DEVICE
     entry = find_trainer(config.model_dump())
-    if faults := config.find_memory_faults(find_room(device), entry.count_parameters(config)):
-        raise SettingsError(faults)
+    room, parameters = find_room(device), entry.count_parameters(config)
+    if faults := config.find_memory_faults(room, parameters):
+        if config.find_memory_faults(replace(room, host_bytes=read_whole_memory()), parameters):
+            raise SettingsError(faults)
+        # Others have it now, which says nothing against the settings.
+        print(SettingsError(faults), file=sys.stderr)
+        return OUT_OF_MEMORY
     seed_everything(config.seed)
     trainer = entry.build_trainer(config, device)
     if trainer.resume_reason:
@@ -330,12 +337,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preflight", choices=("check", "count"), help=argparse.SUPPRESS)
     parser.add_argument("--fork-server", metavar="WISHES", help=argparse.SUPPRESS)
     parser.add_argument("--placed-on", help=argparse.SUPPRESS)
+    parser.add_argument("--held", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--stop-after-save", action="store_true", help=argparse.SUPPRESS)
     args, rest = parser.parse_known_args(argv)
     if args.fork_server:
         return serve_forks(args.fork_server)
     if args.preflight:
-        return answer_preflight(args.preflight, args.placed_on, build_config, find_trainer, import_trainers)
+        return answer_preflight(args.preflight, args.placed_on, args.held, build_config, find_trainer, import_trainers)
     try:
         config, run = load_single_run(args.file, read_flags(rest), Path(args.log_root), args.exp_name)
     except SpecError as error:
@@ -361,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(remark or f"on {devices[0].name}")
     try:
         import_trainers(config.imports)
-        open_lineage(run.experiment_dir).check(config.resolved(), config)
+        open_lineage(run.experiment_dir).check(config.resolved(), config, anew=not config.continue_training)
         if faults := config.find_environment_faults():
             raise SettingsError(faults)
         return run_alone(config, run, placed)

@@ -152,23 +152,24 @@ class DiffusionRLConfig(TrainerConfig):
         }
 
     def predict_memory(self, parameters: Mapping[str, int], *, on_gpu: bool) -> MemoryNeed:
-        """Give what a run takes: the data set, as far as it is mapped, networks, and an update.
+        """Give what a run takes: the data set, whether mapped or in memory, networks, and an update.
 
         A data set that is still to be made counts as nothing.
         """
         from envs.datasets import describe_dataset
 
         episodes = describe_dataset(self.dataset).episodes
-        mapped = 0
+        recorded, is_mapped = 0, False
         if episodes is not None:
             numbers = episodes.num_agents * (episodes.obs_dim + episodes.action_dim + 2)
-            mapped = FLOAT * episodes.num_steps * numbers
+            recorded, is_mapped = FLOAT * episodes.num_steps * numbers, episodes.is_mapped
         samples = max(self.batch_size, self.rl_batch_size if self.online_training else 0)
         return replace(
             need_networks(parameters, on_gpu=on_gpu),
             program=PROGRAM + (DIFFUSERS if importlib.util.find_spec("diffusers") else 0),
             update=FLOAT * samples * self._count_update_numbers(),
-            replay=mapped,
+            replay=0 if is_mapped else recorded,
+            mapped=recorded if is_mapped else 0,
         )
 
     def _count_update_numbers(self) -> int:

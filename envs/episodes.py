@@ -108,6 +108,11 @@ class Episodes:
         return len(self.actions)
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether its observations, most of it, are read from the file as they are used."""
+        return isinstance(self.observations, np.memmap)
+
+    @property
     def num_agents(self) -> int:
         """Agents that act at a time."""
         return int(self.observations.shape[1])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiment.devices import Device
 from experiment.faults import FaultList
+from experiment.lineage import Lineage
+from experiment.measure import measure_held
 from experiment.plan import Plan, Planned
 from experiment.preflight import Footprint, ask_preflight, shape_key
+from experiment.problems import SettingsError
 from experiment.run import State
 from experiment.spec import ExperimentSpec
 from experiment.views import ViewError
@@ -46,7 +49,9 @@ def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Devic
             totals[run.id] = planned.config.resolved()["max_timesteps"]
     lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
-    answers = ask_preflight(spec.meta.script_file, "count" if predict else "check", lots, devices)
+    answers = ask_preflight(
+        spec.meta.script_file, "count" if predict else "check", lots, devices, measure_held(plan.runs)
+    )
     memory = {}
     for (key, planned), answer in zip(firsts.items(), answers, strict=True):
         for fault in answer.faults:
@@ -55,6 +60,26 @@ def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Devic
     faults.raise_any(len(plan.runs))
     footprints = {run_id: footprint for run_id, key in keys.items() if (footprint := memory[key]) is not None}
     return Found(totals, footprints)
+
+
+def check_reruns(spec: ExperimentSpec, plan: Plan, rerun: Collection[str], lineage: Lineage) -> None:
+    """Refuse to put away what finished runs have where they could not begin once more: their parents are gone, say.
+
+    Raises:
+        SpecError: with every such run.
+    """
+    faults = FaultList(spec)
+    finished = [run for run in plan.runs if run.id in rerun and run.is_done()]
+    for run in finished:
+        planned = plan.check_again(run.id)
+        if planned.config is None:
+            continue
+        try:
+            lineage.check(planned.settings, planned.config, anew=True)
+        except SettingsError as error:
+            for fault in error.faults:
+                faults.add(planned.combination, fault)
+    faults.raise_any(len(finished))
 
 
 def choose_reruns(wanted: str | None, plan: Plan) -> set[str]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from experiment.devices import Device
 from experiment.faults import FaultList
 from experiment.history import Estimate, History, find_makespan, show_duration
+from experiment.identity import CONTINUES, name_parent
 from experiment.lineage import Lineage
+from experiment.measure import measure_held
 from experiment.parents import find_parent_id
 from experiment.plan import BuildConfig, GridNotes, Planned, check_combinations, find_folders
 from experiment.preflight import Answer, Footprint, ask_preflight, shape_key
@@ -170,8 +172,15 @@ def make_row(planned: Planned, run: Run | None, survey: Survey) -> Row:
         measured or (None if answer is None else answer.memory),
         measured is not None,
         survey.history.estimate(planned.config) if cost is None else Estimate(cost.whole_s, is_near=False),
-        0.0 if cost is None else cost.spent_s,
+        _find_spent(planned, survey.history) if cost is None else cost.spent_s,
     )
+
+
+def _find_spent(planned: Planned, history: History) -> float:
+    """Give what of a run that has not come far enough to tell was spent before it: by the one that it goes on from."""
+    parent = None if planned.config is None else planned.config.resolved()[CONTINUES]
+    cost = None if parent is None else history.find_cost(name_parent(parent))
+    return 0.0 if cost is None else cost.spent_s
 
 
 def survey_grid(
@@ -202,13 +211,18 @@ def survey_grid(
             history.add(folders[planned.id], planned.config)
     if spec.meta.runs_trainer:
         history.add_folder((run for run in folders.values() if run.id not in heard), build_config)
-    return Survey(width, (*notes.notes(), *lineage.notes()), _ask(spec, firsts, devices), history)
+    return Survey(
+        width, (*notes.notes(), *lineage.notes()), _ask(spec, firsts, devices, measure_held(folders.values())), history
+    )
 
 
-def _ask(spec: ExperimentSpec, firsts: Mapping[str, Planned], devices: Sequence[Device]) -> dict[str, Answer]:
+def _ask(
+    spec: ExperimentSpec, firsts: Mapping[str, Planned], devices: Sequence[Device], held_bytes: int
+) -> dict[str, Answer]:
     lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
-    answers = dict(zip(firsts, ask_preflight(spec.meta.script_file, "count", lots, devices or None), strict=True))
+    given = ask_preflight(spec.meta.script_file, "count", lots, devices or None, held_bytes)
+    answers = dict(zip(firsts, given, strict=True))
     for key, planned in firsts.items():
         for fault in answers[key].faults:
             faults.add(planned.combination, fault)

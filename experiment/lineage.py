@@ -130,12 +130,13 @@ class Lineage:
         """Give the parent of a run whose settings are settled, None where it begins as new."""
         return next((self._get_parent(key, settings[key]) for key in PARENT_KEYS if settings.get(key)), None)
 
-    def check(self, settings: Mapping[str, Any], config: CheckedConfig) -> None:
+    def check(self, settings: Mapping[str, Any], config: CheckedConfig, *, anew: bool = False) -> None:
         """Refuse a run whose parent it can't begin from; one that has begun needs it no more.
 
         Args:
             settings: settled.
             config: built of them.
+            anew: whether what it has is to be put away, so that it begins once more.
 
         Raises:
             SettingsError: and why.
@@ -144,12 +145,13 @@ class Lineage:
         if parent is None:
             return
         own = self._folders.get(config.run_id())
-        if own is not None and has_begun(own):
+        if own is not None and has_begun(own) and not anew:
             return
         try:
             check_parent(config, parent, self._build_config)
         except ParentError as error:
             again = "" if own is None else f"; without {own.folder} it could begin otherwise"
+            again = f"; what is in {own.folder} stays as it is" if own is not None and anew else again
             raise _refuse(parent.key, ParentError(f"{error}{again}")) from None
 
     def note(self, run_id: str, settings: Mapping[str, Any], config: CheckedConfig) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from experiment.files import read_events, read_json
+from experiment.identity import PARENT_KEYS
+from experiment.locks import list_holders
 from experiment.packing import MIB, Peak, Record
 from experiment.plan import Planned
 from experiment.preflight import Footprint
 from experiment.progress import read_progress
-from experiment.run import Run
+from experiment.run import Run, State
 from experiment.stored import list_stored, replay_dir
 
 PROC = Path("/proc")
@@ -65,7 +67,10 @@ def find_shape(planned: Planned) -> Shape:
     """
     settings = planned.settings if planned.config is None else planned.config.resolved()
     sizes = _leave_out_reals({key: value for key, value in settings.items() if key not in HARMLESS})
-    if planned.config is None:
+    if planned.config is not None:
+        # That it begins from another run may count; from which, doesn't.
+        sizes |= {key: True for key in PARENT_KEYS if key in sizes}
+    else:
         return Shape(json.dumps(sizes, sort_keys=True, default=str))
     key = json.dumps([sizes, planned.config.shape_settings()], sort_keys=True, default=str)
     steps = int(settings["max_timesteps"])
@@ -115,6 +120,15 @@ def _read_sizes(path: Path) -> tuple[int, int]:
         return 0, 0
     sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS:", "VmHWM:"))}
     return int(sizes.get("VmRSS", 0)) * 1024, int(sizes.get("VmHWM", 0)) * 1024
+
+
+def measure_held(runs: Iterable[Run]) -> int:
+    """Give the bytes that those of some runs have which are going on, on this machine."""
+    going = [run for run in runs if run.status().state is State.RUNNING]
+    holders = [list_holders(run.lock_path) for run in going]
+    trees = read_trees([pid for pids in holders for pid in pids]) if going else {}
+    # Of a run's holders one, its supervisor, is the root of the others.
+    return sum(max((trees[pid].now_bytes for pid in pids), default=0) for pids in holders)
 
 
 def find_saved_step(run: Run) -> int:

@@ -35,6 +35,23 @@ def read_free_memory(root: Path = ROOT) -> int:
     return max(0, min([available, *_list_group_rooms(root)]))
 
 
+def read_whole_memory(root: Path = ROOT) -> int:
+    """Give the bytes that a process could have if no other had any: the machine's, or a control group's limit."""
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+    return min([total, *_list_group_limits(root)])
+
+
+def _list_group_limits(root: Path) -> Iterator[int]:
+    for folder, limit_name, _, _ in _list_groups(root):
+        try:
+            limit = (folder / limit_name).read_text().strip()
+        except OSError:  # the root group has no limit
+            continue
+        if limit.isdecimal():
+            yield int(limit)
+
+
 def _list_group_rooms(root: Path) -> Iterator[int]:
     """Give what is left below each limit of the groups that this process is in, and of those that they are in."""
     for folder, limit_name, usage_name, cache_name in _list_groups(root):

@@ -20,6 +20,7 @@ from experiment.identity import CONTINUES, ID_LENGTH, PARENT_KEYS, TAKES_WEIGHTS
 from experiment.loader import load_yaml
 from experiment.problems import SettingsError, SpecError
 from experiment.run import Run, State, find_runs
+from experiment.runners import read_plans
 from experiment.scalars import show_value
 from experiment.stored import Stored, find_newest_whole, list_stored
 
@@ -283,9 +284,11 @@ def find_needed(experiment_dir: Path) -> dict[str, list[str]]:
 
 
 def _list_heirs(experiment_dir: Path, folders: Mapping[str, Run]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Give the runs of an experiment whose settings name a parent, by its plan and by what was started."""
+    """Give the runs of an experiment whose settings name a parent, by its plans and by what was started."""
     plan = experiment_dir / "plan.jsonl"
     rows = plan.read_text(encoding="utf-8").splitlines() if plan.exists() else []
+    # What a runner at work was launched with is planned too, whatever was launched after it.
+    rows += read_plans(experiment_dir)
     # Before they are parsed: there may be a hundred thousand.
     for row in rows:
         if any(f'"{key}"' in row for key in PARENT_KEYS):

@@ -57,6 +57,7 @@ def ask_preflight(
     kind: Literal["check", "count"],
     lots: Sequence[Mapping[str, Any]],
     devices: Sequence[Device] | None = None,
+    held_bytes: int = 0,
 ) -> list[Answer]:
     """Ask one process about lots of settings: `check` looks at environments alone (no torch), `count` also counts.
 
@@ -65,6 +66,7 @@ def ask_preflight(
         kind: what is asked.
         lots: settings, each a valid config of its own.
         devices: that runs may be placed on; whether they fit there is asked too. None leaves that open.
+        held_bytes: of the computer's memory that runs have which will have ended: it counts as free.
 
     Raises:
         PreflightError: the process failed.
@@ -75,7 +77,7 @@ def ask_preflight(
     if devices is not None:
         # A run may be placed on any of them: what fits on none is refused.
         memory = max((device.gpu.memory_bytes for device in devices if device.gpu is not None), default=None)
-        command += ["--placed-on", "cpu" if memory is None else str(memory)]
+        command += ["--placed-on", "cpu" if memory is None else str(memory), "--held", str(held_bytes)]
     try:
         answer = subprocess.run(
             command,

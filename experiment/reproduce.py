@@ -13,7 +13,7 @@ from experiment.devices import CPU, Device, DeviceError, Gpu, choose_devices
 from experiment.files import CONFIG_HEADING, dump_settings, read_json
 from experiment.loader import load_yaml
 from experiment.metadata import OUR_TRAINER, TRAINING_SCRIPT
-from experiment.parents import name_by_folder
+from experiment.parents import ParentError, name_by_folder, open_parent
 from experiment.plan import BuildConfig
 from experiment.problems import SettingsError
 from experiment.progress import open_view
@@ -92,6 +92,22 @@ class Subject:
             remarks.append(f"its {len(self.starts)} attempts began new episodes each, which one in one go does not")
         return remarks
 
+    def find_other_beginning(self) -> str | None:
+        """Say why it can't begin where it began; None where it can, or began as new."""
+        parent, began = open_parent(self.run, self.settings), read_json(self.run.parent_path)
+        if parent is None or began is None:
+            return None
+        try:
+            newest = parent.newest
+        except ParentError as error:
+            return str(error)
+        if newest.manifest is not None and newest.manifest["sha256"] == began["sha256"]:
+            return parent.explain_lost_replay() if parent.continues and parent.has_lost_replay() else None
+        return (
+            f"run {parent.run.id} ({parent.run.label}), from which it began at step {began['step']:,}, is by now "
+            f"another: its newest checkpoint is of step {newest.step:,}"
+        )
+
     def choose_device(self, wanted: str, gpus: Sequence[Gpu]) -> Device:
         """Give a device of the kind that it was trained on.
 
@@ -132,6 +148,8 @@ def reproduce_run(run: Run, args: Namespace, build_config: BuildConfig, gpus: Se
         SpecError: its `config.yaml` can't be read.
     """
     subject = Subject.read(run)
+    if other := subject.find_other_beginning():
+        raise ViewError(f"{run.label} ({run.id}) can't be reproduced, since it can't begin where it began: {other}")
     device = subject.choose_device(args.gpus, gpus)
     if device.gpu is None and args.gpus not in ("all", device.name):
         print(f"note: -g {args.gpus} is not followed: it was trained on the CPU, and is again")

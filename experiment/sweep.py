@@ -14,7 +14,7 @@ from typing import Any
 
 from experiment.arguments import AUTO
 from experiment.chaos import Chaos
-from experiment.checks import check_environments, choose_reruns
+from experiment.checks import check_environments, check_reruns, choose_reruns
 from experiment.detach import LOG_NAME, Background
 from experiment.devices import Device, Gpu, count_cores
 from experiment.engines.environment import make_base_environment
@@ -23,6 +23,7 @@ from experiment.engines.warm import Needs, WarmLauncher
 from experiment.files import CONFIG_HEADING, append_event, dump_settings, write_atomically
 from experiment.finishing import describe_result, note_missing, run_on_finish, write_report
 from experiment.launch import launch_runs
+from experiment.lineage import Lineage
 from experiment.lock_check import check_locks
 from experiment.measure import find_shape, predict_peak, recall_shapes
 from experiment.messages import announce, describe_command, rerun_command, runner_command, sum_up
@@ -139,7 +140,7 @@ def check_sweep(asked: Asked, build_config: BuildConfig, cleanup: contextlib.Exi
     """Find out whether all that is asked for can be done. Writes nothing.
 
     Raises:
-        SpecError: with every problem of all combinations.
+        SpecError: with every problem of all combinations, or of runs that could not begin once more.
         PreflightError: the check itself failed.
         ViewError: no run is what `--rerun` names.
     """
@@ -149,6 +150,7 @@ def check_sweep(asked: Asked, build_config: BuildConfig, cleanup: contextlib.Exi
     plan = plan_runs(spec, args.log_root, build_config, args.only)
     code = CodeHasher(find_code_roots(spec))
     rerun = choose_reruns(args.rerun, plan)
+    check_reruns(spec, plan, rerun, Lineage(asked.folder, find_folders(asked.folder), build_config))
     # `--rerun ID` means that one alone.
     runs = plan.runs if args.rerun in (None, "failed", "all") else [run for run in plan.runs if run.id in rerun]
     to_run = [run for run in runs if is_to_run(run, rerun)]

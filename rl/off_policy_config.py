@@ -59,8 +59,8 @@ class OffPolicyConfig(TrainerConfig):
 
     @property
     def buffer_rows(self) -> int:
-        """Transitions that are kept: a run never adds more than it has steps."""
-        return min(self.buffer_size, self.max_timesteps)
+        """Transitions that are kept: a run never adds more than it has steps, of all environments each time."""
+        return min(self.buffer_size, count_steps_until(self.max_timesteps, self.num_envs))
 
     @property
     def wall_limit_s(self) -> float | None:

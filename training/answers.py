@@ -24,6 +24,7 @@ class Answerer:
     Args:
         counts: whether parameters and memory are wanted, for which torch and the trainer are loaded.
         placed_on: `cpu`, or a GPU's bytes; None where nobody knows, and then nothing is too large.
+        held_bytes: of memory that others have now and count as free.
         build_config: gives the config of settings.
         find_trainer: gives the trainer that settings name.
         import_trainers: imports a user's own modules.
@@ -33,12 +34,14 @@ class Answerer:
         self,
         counts: bool,
         placed_on: str | None,
+        held_bytes: int,
         build_config: Callable[[Mapping[str, Any]], TrainerConfig],
         find_trainer: Callable[[Mapping[str, Any]], TrainerEntry],
         import_trainers: Callable[[Sequence[str]], object],
     ) -> None:
         self._counts = counts
         self._placed_on = placed_on
+        self._held_bytes = held_bytes
         self._build_config = build_config
         self._find_trainer = find_trainer
         self._import_trainers = import_trainers
@@ -78,7 +81,7 @@ class Answerer:
         if self._placed_on is None:
             return []
         gpu = None if self._placed_on == "cpu" else int(self._placed_on)
-        return config.find_memory_faults(MemoryRoom(read_free_memory(), gpu), parameters)
+        return config.find_memory_faults(MemoryRoom(read_free_memory() + self._held_bytes, gpu), parameters)
 
 
 def _plain(faults: Sequence[Fault]) -> list[tuple[tuple[str, ...], str]]:
@@ -93,12 +96,13 @@ def read_rss_bytes() -> int:
 def answer_preflight(
     kind: str,
     placed_on: str | None,
+    held_bytes: int,
     build_config: Callable[[Mapping[str, Any]], TrainerConfig],
     find_trainer: Callable[[Mapping[str, Any]], TrainerEntry],
     import_trainers: Callable[[Sequence[str]], object],
 ) -> int:
     """Answer about settings, JSON lines in and JSON lines out, and give the exit code; see `Answerer`."""
-    answerer = Answerer(kind == "count", placed_on, build_config, find_trainer, import_trainers)
+    answerer = Answerer(kind == "count", placed_on, held_bytes, build_config, find_trainer, import_trainers)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(answerer.answer(json.loads(line))) + "\n")
         sys.stdout.flush()

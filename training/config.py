@@ -229,8 +229,8 @@ class TrainerConfig(BaseModel):
         return self.shape_settings() | {key: getattr(self, key) for key in ("batch_size", "num_envs", *keys)}
 
     def speed_settings(self) -> dict[str, Any]:
-        """Give the settings that may decide how long a step takes: all that are read but the seed and the run's end."""
-        off = {*self.list_switched_off(), "seed", "max_timesteps"}
+        """Give the settings that may decide how long a step takes: all that are read but seed, beginning and end."""
+        off = {*self.list_switched_off(), *PARENT_KEYS, "seed", "max_timesteps"}
         return {key: getattr(self, key) for key in identity_defaults(type(self)) if key not in off} | {
             "algorithm_name": self.algorithm_name
         }

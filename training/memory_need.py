@@ -25,7 +25,9 @@ class MemoryNeed:
         checkpoint: what writing one takes, of the computer's memory.
         update: a batch, and what comes and goes while it is learned from.
         recorded: a data set that lies where the networks are.
-        replay: what is remembered or mapped, when full; in the computer's memory wherever the networks are.
+        replay: what is remembered, when full; in the computer's memory wherever the networks are.
+        mapped: of a file that is read as it is used. It counts in what a process has, but the kernel drops such pages
+            when memory is short, so that it stands in no run's way.
         program: of the computer's memory, wherever the networks are.
     """
 
@@ -35,6 +37,7 @@ class MemoryNeed:
     update: int = 0
     recorded: int = 0
     replay: int = 0
+    mapped: int = 0
     program: int = PROGRAM
 
     @property
@@ -45,6 +48,11 @@ class MemoryNeed:
     @property
     def host_bytes(self) -> int:
         """What is taken of the computer's memory."""
+        return self.held_bytes + self.mapped
+
+    @property
+    def held_bytes(self) -> int:
+        """What there has to be of the computer's memory."""
         return self.program + self.replay + self.checkpoint + (0 if self.on_gpu else self.device_bytes)
 
     @property
@@ -76,11 +84,11 @@ def find_shortage(need: MemoryNeed, room: MemoryRoom, keys: Mapping[str, tuple[s
     if need.gpu_bytes is not None and room.gpu_bytes is not None and need.gpu_bytes > room.gpu_bytes:
         parts: tuple[str, ...] = ("networks", "update", "recorded")
         return [_refuse(need, parts, need.gpu_bytes, f"the GPU has {show_bytes(room.gpu_bytes)}", keys)]
-    if need.host_bytes > room.host_bytes:
+    if need.held_bytes > room.host_bytes:
         parts = ("checkpoint", "replay")
         parts += () if need.on_gpu else ("networks", "update", "recorded")
         there = f"{show_bytes(room.host_bytes)} of memory are free"
-        return [_refuse(need, parts, need.host_bytes, there, keys)]
+        return [_refuse(need, parts, need.held_bytes, there, keys)]
     return []
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from experiment.dry_run import Survey, make_row
 from experiment.files import dump_settings
+from experiment.grid import Combination
 from experiment.history import Estimate, History, find_makespan, read_cost, show_duration
 from experiment.identity import CheckedConfig
+from experiment.plan import Planned
 from experiment.preflight import Footprint, shape_key
 from experiment.run import Run
 from train import build_config
@@ -134,3 +137,15 @@ def test_durations_are_written_as_people_say_them() -> None:
         "90 min",
         "2.5 h",
     ]
+
+
+def test_what_a_run_goes_on_from_was_spent_before_and_is_not_left(tmp_path: Path) -> None:
+    history = History("cpu")
+    parent, config = finish_run(tmp_path, 40.0)
+    history.add(parent, config)
+    for key, left in (("init_from", 80.0), ("init_weights_from", 120.0)):
+        child = make_config(max_timesteps=30_000, **{key: parent.id})
+        planned = Planned(child.run_id(), "x", Combination({}, ()), child)
+        row = make_row(planned, None, Survey(3, (), {}, history))
+        assert row.estimate == Estimate(120.0, is_near=False)
+        assert row.left_s == left

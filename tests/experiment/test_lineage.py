@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
+from experiment.checks import check_reruns
 from experiment.engines.local import choose_threads
 from experiment.files import dump_settings, write_json
 from experiment.garbage import collect_garbage
+from experiment.lineage import Lineage
 from experiment.locks import acquire_lock
-from experiment.parents import Parent
-from experiment.plan import Plan, plan_runs, write_plan
+from experiment.parents import Parent, read_settings
+from experiment.plan import Plan, find_folders, plan_runs, write_plan
 from experiment.problems import SpecError
+from experiment.reproduce import Subject
 from experiment.run import Run
+from experiment.runners import enter
 from experiment.spec import load_spec
 from experiment.stored import seal_manifest
 from experiment.sweep import describe_spec
@@ -205,6 +209,23 @@ def test_an_extension_is_found_again_whatever_becomes_of_its_parent(capsys: pyte
     assert f"run {parent.id}, not yet begun, with all its state" in text
 
 
+def test_a_finished_run_whose_parent_is_gone_is_not_put_away_to_begin_once_more() -> None:
+    parent = make(seed=0, max_timesteps=10_000)
+    child = make(seed=0, max_timesteps=20_000, init_from=parent.id)
+    again, spec = plan(EXTEND), load_spec(Path("x.yaml"))
+    assert again.runs[0].id == child.id
+
+    def check(rerun: set[str]) -> None:
+        check_reruns(spec, again, rerun, Lineage(LOGS / "x", find_folders(LOGS / "x"), build_config))
+
+    check({child.id})
+    shutil.rmtree(parent.folder)
+    check(set())
+    with pytest.raises(SpecError) as refused:
+        check({child.id})
+    assert f"there is no run {parent.id} in logs/x; what is in {child.folder} stays as it is" in str(refused.value)
+
+
 def test_an_extension_is_extended_in_turn() -> None:
     first = make(seed=0)
     second = make(seed=0, max_timesteps=15_000, init_from=first.id)
@@ -294,3 +315,34 @@ def test_gc_says_of_a_parent_that_it_is_needed_and_by_whom(capsys: pytest.Captur
     write_plan(LOGS / "abroad/plan.jsonl", load_spec(Path("x.yaml")), abroad)
     collect_garbage([LOGS / "x"], delete=False)
     assert f"needed: run {abroad.ids[0]} will begin from it; not in the plan" in capsys.readouterr().out
+
+
+def test_gc_knows_what_the_runs_of_a_runner_at_work_begin_from(capsys: pytest.CaptureFixture[str]) -> None:
+    parent = make(seed=0)
+    made = plan(EXTEND)
+    write_plan(LOGS / "x/plan.jsonl", load_spec(Path("x.yaml")), made)
+    at_work = enter(LOGS / "x", "command", "version", LOGS / "x/plan.jsonl", None)
+    later = plan(f"{HEAD}, seed: 5}}\n")
+    write_plan(LOGS / "x/plan.jsonl", load_spec(Path("x.yaml")), later)
+    needed = f"{parent.id}  needed: run {made.runs[0].id} will begin from it"
+    collect_garbage([LOGS / "x"], delete=False)
+    assert needed in capsys.readouterr().out
+    at_work.leave()
+    collect_garbage([LOGS / "x"], delete=False)
+    assert needed not in capsys.readouterr().out
+
+
+def test_a_run_that_could_not_begin_where_it_began_is_not_reproduced() -> None:
+    parent = make()
+    child = make(max_timesteps=20_000, init_from=parent.id)
+    settings = read_settings(child)
+    assert settings is not None
+    subject = Subject(child, {}, [], settings, Path("train.py"))
+    write_json(child.parent_path, {"id": parent.id, "step": 10_000, "sha256": hashlib.sha256(b"state").hexdigest()})
+    assert subject.find_other_beginning() is None
+    write_json(child.parent_path, {"id": parent.id, "step": 500, "sha256": hashlib.sha256(b"before").hexdigest()})
+    other = subject.find_other_beginning()
+    assert other is not None
+    assert "from which it began at step 500, is by now another: its newest checkpoint is of step 10,000" in other
+    shutil.rmtree(parent.folder)
+    assert subject.find_other_beginning() == f"there is no run {parent.id} in logs/x"

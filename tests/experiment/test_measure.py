@@ -17,6 +17,7 @@ from experiment.measure import (
     find_saved_step,
     find_shape,
     has_cycled,
+    measure_held,
     predict_growth,
     read_trees,
     recall_shapes,
@@ -74,6 +75,8 @@ def plan(**settings: object) -> Planned:
 def test_runs_that_differ_in_seed_and_real_numbers_have_one_shape() -> None:
     shape = find_shape(plan())
     assert find_shape(plan(seed=7, actor_learning_rate=0.01, tau=0.1, save_freq=100)).key == shape.key
+    extended = [find_shape(plan(init_from=16 * digit)).key for digit in "ab"]
+    assert extended[0] == extended[1] != shape.key
     for setting in ({"hidden_dims": [8, 8]}, {"batch_size": 32}, {"buffer_size": 500}, {"num_envs": 2}):
         assert find_shape(plan(**setting)).key != shape.key
 
@@ -184,3 +187,26 @@ def test_what_the_runner_saw_of_a_run_counts_where_it_is_more(tmp_path: Path) ->
     append_event(events, "ended", runs[1].id, reason="oom", peak_ram_bytes=900)
     known, _ = recall_shapes(runs, shapes, events, on_gpu=False)
     assert [known[f"s{number}"].high.ram_bytes for number in range(2)] == [900, 200]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from experiment.locks import acquire_lock
+lock, held = acquire_lock(Path(sys.argv[1])), bytearray(b"x" * 64 * 2**20)
+print(flush=True)
+input()
+"""
+
+
+def test_what_runs_that_are_going_on_have_is_measured_and_nothing_of_others(tmp_path: Path) -> None:
+    going, pending = (Run.create_path(tmp_path, "x", 16 * digit) for digit in "ab")
+    going.folder.mkdir()
+    assert measure_held([going, pending]) == 0
+    words = [sys.executable, "-c", HOLDER, str(going.lock_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        assert 64 * MIB < measure_held([going, pending]) < 64 * MIB + 60 * MIB
+        holder.communicate(b"\n")
+    assert measure_held([going, pending]) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiment.memory import read_free_memory
+from experiment.memory import read_free_memory, read_whole_memory
 
 GIB = 2**30
 
@@ -69,3 +69,11 @@ def test_a_group_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
 
 def test_this_machine_has_memory_and_no_more_than_all() -> None:
     assert 0 < read_free_memory() <= psutil.virtual_memory().total
+
+
+def test_the_whole_memory_is_the_machines_or_the_smallest_limit_whoever_uses_it(tmp_path: Path) -> None:
+    make_machine(tmp_path, "0::/job/step\n")
+    assert read_whole_memory(tmp_path) == 99 * 1024
+    write_group(tmp_path, "sys/fs/cgroup/job/step", "max", 5, 0)
+    write_group(tmp_path, "sys/fs/cgroup/job", "70000", 60_000, 0)
+    assert read_whole_memory(tmp_path) == 70_000

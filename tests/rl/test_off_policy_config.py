@@ -223,3 +223,9 @@ def test_the_updates_of_fixed_samples_are_the_exact_number_rounded_down(
         total += due
         assert total == Fraction(step * envs * updates * reference, batch).__floor__()
         assert 0 <= owed < batch
+
+
+def test_the_ring_of_a_run_forgets_nothing_that_it_has_room_for() -> None:
+    config = make_config(max_timesteps=400, learning_starts=9, num_envs=3)
+    assert config.buffer_rows == 402, "the last step is one of all three environments"
+    assert make_config(max_timesteps=400, learning_starts=9, num_envs=3, buffer_size=300).buffer_rows == 300

@@ -55,3 +55,11 @@ def test_a_trainer_that_says_nothing_of_memory_is_predicted_by_its_networks() ->
     (fault,) = config.find_memory_faults(MemoryRoom(2**30), {"net": 10**9})
     assert "networks 18.6 GiB" in fault.message
     assert config.find_memory_faults(MemoryRoom(2**30)) == []  # nobody has counted them
+
+
+def test_a_file_that_is_read_as_it_is_used_is_seen_and_stands_in_no_runs_way() -> None:
+    need = MemoryNeed(False, replay=3 * MIB, mapped=900 * MIB, program=MIB)
+    assert need.host_bytes == 904 * MIB
+    assert find_shortage(need, MemoryRoom(4 * MIB), KEYS) == []
+    (fault,) = find_shortage(need, MemoryRoom(4 * MIB - 1), KEYS)
+    assert "training is estimated to take 4 MiB (" in fault.message
