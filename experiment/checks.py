@@ -26,11 +26,22 @@ class Found:
     footprints: Mapping[str, Footprint]
 
 
-def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Device], *, predict: bool = False) -> Found:
+def check_environments(
+    spec: ExperimentSpec,
+    plan: Plan,
+    devices: Sequence[Device],
+    *,
+    predict: bool = False,
+    settled: Collection[str] = frozenset(),
+) -> Found:
     """Check in one process, before anything starts, that environments and memory are there for each distinct footprint.
 
-    Only the runs that are asked for are looked at. With `predict` their networks are counted too, for which torch is
-    loaded.
+    Args:
+        spec: of the plan.
+        plan: only the runs that are asked for are looked at.
+        devices: that they may be placed on.
+        predict: whether their networks are counted too, for which torch is loaded.
+        settled: ids of runs that won't be started, and may need what this machine doesn't have.
 
     Raises:
         SpecError: an environment isn't there, or a trainer can't act in it, or a run doesn't fit into memory.
@@ -42,11 +53,13 @@ def check_environments(spec: ExperimentSpec, plan: Plan, devices: Sequence[Devic
     totals: dict[str, int] = {}
     for run in plan.runs:
         planned = plan.check_again(run.id)
-        if planned.config is not None:
+        if planned.config is None:
+            continue
+        totals[run.id] = planned.config.resolved()["max_timesteps"]
+        if run.id not in settled:
             key = keys[run.id] = shape_key(planned.config.footprint_settings())
             firsts.setdefault(key, planned)
             counts[key] += 1
-            totals[run.id] = planned.config.resolved()["max_timesteps"]
     lots = [planned.config.footprint_settings() for planned in firsts.values() if planned.config]
     faults = FaultList(spec)
     answers = ask_preflight(

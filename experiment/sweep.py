@@ -159,7 +159,8 @@ def check_sweep(asked: Asked, build_config: BuildConfig, cleanup: contextlib.Exi
         cleanup.callback(warm.close)
         if begin_warm:
             begin_imports(asked, warm, runs)
-    found = check_environments(spec, plan, asked.devices, predict=args.jobs == AUTO)
+    settled = {run.id for run in plan.runs} - {run.id for run in to_run}
+    found = check_environments(spec, plan, asked.devices, predict=args.jobs == AUTO, settled=settled)
     packing = make_packing(asked, plan, found.footprints) if args.jobs == AUTO else None
     return Checked(plan, runs, rerun, found.totals, code, warm, packing, stop_seen)
 

@@ -211,3 +211,15 @@ def test_specs_of_every_trainer_pass(tmp_path: Path, spec: str) -> None:
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_not_asked_for_what_this_machine_lacks(tmp_path: Path) -> None:
+    (tmp_path / "wide.py").write_text(WIDE)
+    short = "max_timesteps: 20, learning_starts: 10, eval_freq: 0, num_final_eval: 0, hidden_dims: [8], batch_size: 4"
+    write_spec(tmp_path, f"algorithm_name: ddpg, env_name: Wide-v0, {short}", meta="imports: [wide]")
+    run(tmp_path, "-e", "spec.yaml", "--plain", "--no-report")
+    (tmp_path / "wide.py").unlink()
+    again = run(tmp_path, "-e", "spec.yaml", "--plain", "--no-report")
+    assert "1 done" in again.stdout
+    refused = run(tmp_path, "-e", "spec.yaml", "--plain", "--no-report", "--rerun", "all", expect=2)
+    assert "wide" in refused.stderr
