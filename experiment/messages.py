@@ -17,6 +17,7 @@ from experiment.progress import View
 from experiment.run import Run, State
 
 RUNNER = "run_experiment.py"
+SHOWN_FAILURES = 20
 HOPELESS = 4
 
 
@@ -53,13 +54,15 @@ def sum_up(view: View, result: SweepResult, runs: Sequence[Run], args: Namespace
     for outcome in result.outcomes:
         by_state.setdefault(outcome.state, []).append(outcome)
     failed = by_state.get(State.FAILED, [])
-    for outcome in failed:
+    for outcome in failed[:SHOWN_FAILURES]:
         reason = outcome.ending.reason if outcome.ending else "?"
         message = outcome.ending.message if outcome.ending else ""
         before = "" if outcome.fresh else " before, left as it is"
         view.say(f"failed{before}: {outcome.run.label} ({reason}): {message}")
         view.say(f"        log: {outcome.run.console_path(outcome.run.last_attempt())}")
         view.say(f"        again: {rerun_command(args, outcome.run)}")
+    if len(failed) > SHOWN_FAILURES:
+        view.say(f"and {len(failed) - SHOWN_FAILURES} more that failed; `status` lists them all")
     if old := sum(not outcome.fresh for outcome in failed):
         view.say(f"{old} failed before with these settings and this code; --rerun failed runs them again")
     stopped = len(by_state.get(State.STOPPED, []))
