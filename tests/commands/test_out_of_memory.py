@@ -96,11 +96,12 @@ def test_a_run_out_of_memory_is_retried_alone_while_the_others_finish(tmp_path: 
         assert "(oom): " in answer.stdout.splitlines()[-4], answer.stdout
 
 
-def test_as_many_run_as_fit_once_one_was_measured(tmp_path: Path) -> None:
+def test_as_many_run_as_fit_and_none_is_measured_again(tmp_path: Path) -> None:
     answer = sweep(tmp_path, True, "-j", "auto", "--only", "env_kwargs.mib=0")
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert answer.stdout.count(", canary)") == 1
-    assert "at a time fit on the CPU like seed=2" in answer.stdout
+    # Both at once where there is a second core, for twice what is predicted of each fits.
+    assert ", canary)" in answer.stdout
+    assert "at a time fit on the CPU like seed=" in answer.stdout
     again = launch(tmp_path, "-j", "auto", "--only", "env_kwargs.mib=0", "--rerun", "all")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "started" in again.stdout
