@@ -7,7 +7,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,15 +106,32 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    rows = []
+    return [row for row in _parse_rows(lines) if isinstance(row.get("event"), str) and isinstance(row.get("time"), str)]
+
+
+def read_newest_rows(path: Path, tail_bytes: int) -> Iterator[dict[str, Any]]:
+    """Give the rows at the end of a file of JSON lines, the newest first, each parsed when it is asked for.
+
+    None where there is no file; a row that is being written, or that begins before the last `tail_bytes`, is passed
+    over.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - tail_bytes))
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    yield from _parse_rows(reversed(lines))
+
+
+def _parse_rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("event"), str) and isinstance(row.get("time"), str):
-            rows.append(row)
-    return rows
+        if isinstance(row, dict):
+            yield row
 
 
 def now_text() -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from experiment.files import read_json
+from experiment.files import read_json, read_newest_rows
 from experiment.identity import CheckedConfig
 from experiment.loader import load_yaml
 from experiment.plan import BuildConfig
@@ -171,22 +170,9 @@ def _read_rate(run: Run) -> tuple[float, float] | None:
 
 
 def _read_rows(run: Run) -> list[dict[str, float]]:
-    """Give the numbers of the last rows of a run's curve; one that is being written is passed over."""
-    try:
-        with run.metrics_path.open("rb") as file:
-            file.seek(max(0, run.metrics_path.stat().st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "wall_time" in row:
-            rows.append({name: value for name, value in row.items() if type(value) in (int, float)})
-    return rows
+    """Give the numbers of the last rows of a run's curve, the oldest first."""
+    rows = [row for row in read_newest_rows(run.metrics_path, TAIL_BYTES) if "wall_time" in row]
+    return [{name: value for name, value in row.items() if type(value) in (int, float)} for row in reversed(rows)]
 
 
 def find_makespan(seconds: Iterable[float], jobs: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -12,9 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiment.files import read_newest_rows
 from experiment.locks import list_holders
 from experiment.run import Run
-from experiment.stored import list_stored
+from experiment.stored import find_saved_step
+from experiment.supervise import read_parent
 
 LOOK_MS = 3
 """Between two looks at how far a training is."""
@@ -78,17 +79,9 @@ def _open_training(run: Run) -> int | None:
 
 def find_training(lock_path: Path) -> int | None:
     """Give the pid of the process that trains under a lock: it shares the lock with its parent, the supervisor."""
-    parents = {pid: _read_parent(pid) for pid in list_holders(lock_path) if pid != os.getpid()}
+    parents = {pid: read_parent(pid) for pid in list_holders(lock_path) if pid != os.getpid()}
     supervisors = {pid for pid, parent in parents.items() if parent not in parents}
     return next((pid for pid, parent in parents.items() if parent in supervisors), None)
-
-
-def _read_parent(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat.rpartition(b")")[2].split()[1])
 
 
 def _kill_past(run: Run, training: int, least: float) -> Kill | None:
@@ -101,25 +94,14 @@ def _kill_past(run: Run, training: int, least: float) -> Kill | None:
         if size == seen:
             continue
         seen = size
-        if read_last_step(run) >= least and 0 < find_saved_step(run) < read_last_step(run):
+        if read_last_step(run) >= least and 0 < find_saved_step(run.checkpoints_dir) < read_last_step(run):
             signal.pidfd_send_signal(training, signal.SIGKILL)
             poll.poll()
-            return Kill(read_last_step(run), find_saved_step(run))
+            return Kill(read_last_step(run), find_saved_step(run.checkpoints_dir))
     return None
-
-
-def find_saved_step(run: Run) -> int:
-    """Give the step of a run's newest finished checkpoint, 0 without one."""
-    steps = (stored.step for stored in list_stored(run.checkpoints_dir, "step") if stored.manifest is not None)
-    return next(steps, 0)
 
 
 def read_last_step(run: Run) -> int:
     """Give the training step of a run's last whole metric row, 0 without one."""
-    try:
-        with run.metrics_path.open("rb") as file:
-            file.seek(max(0, run.metrics_path.stat().st_size - TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
-    except OSError:
-        return 0
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    row = next(read_newest_rows(run.metrics_path, TAIL_BYTES), None)
+    return 0 if row is None else int(row["step"])

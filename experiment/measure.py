@@ -20,7 +20,8 @@ from experiment.plan import Planned
 from experiment.preflight import Footprint
 from experiment.progress import read_progress
 from experiment.run import Run, State
-from experiment.stored import list_stored, replay_dir
+from experiment.stored import find_saved_step, replay_dir
+from experiment.supervise import read_parent
 
 PROC = Path("/proc")
 HARMLESS = frozenset(
@@ -93,7 +94,7 @@ def read_trees(roots: Sequence[int], proc: Path = PROC) -> dict[int, Tree]:
     """
     children: dict[int, list[int]] = {}
     for name in os.listdir(proc):
-        if name.isdigit() and (parent := _read_parent(proc / name / "stat")) is not None:
+        if name.isdigit() and (parent := read_parent(int(name), proc)) is not None:
             children.setdefault(parent, []).append(int(name))
     return {root: _sum_tree(root, children, proc) for root in roots}
 
@@ -104,13 +105,6 @@ def _sum_tree(root: int, children: Mapping[int, Sequence[int]], proc: Path) -> T
         pids += children.get(pid, [])
     sizes = [_read_sizes(proc / str(pid) / "status") for pid in pids]
     return Tree(sum(now for now, _ in sizes), sum(peak for _, peak in sizes), frozenset(pids))
-
-
-def _read_parent(path: Path) -> int | None:
-    try:
-        return int(path.read_bytes().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError):  # it has ended meanwhile
-        return None
 
 
 def _read_sizes(path: Path) -> tuple[int, int]:
@@ -131,12 +125,6 @@ def measure_held(runs: Iterable[Run]) -> int:
     return sum(max((trees[pid].now_bytes for pid in pids), default=0) for pids in holders)
 
 
-def find_saved_step(run: Run) -> int:
-    """Give the step of a run's newest finished checkpoint, 0 without one."""
-    stored = list_stored(run.checkpoints_dir, "step")
-    return max((checkpoint.step for checkpoint in stored if not checkpoint.is_unfinished()), default=0)
-
-
 def has_cycled(run: Run, shape: Shape, since: int) -> bool:
     """Tell whether a run has been through everything once: trained, saved and, where it does that, evaluated.
 
@@ -145,7 +133,7 @@ def has_cycled(run: Run, shape: Shape, since: int) -> bool:
         shape: its own.
         since: the step that its attempt started from.
     """
-    if not shape.saves or find_saved_step(run) <= since:
+    if not shape.saves or find_saved_step(run.checkpoints_dir) <= since:
         return False
     return not shape.evaluates or _has_evaluated(run, since)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from experiment.devices import Device, DeviceError, Gpu, GpuMeter, GpuReading, count_cores
 from experiment.engines.local import Handle, choose_threads
-from experiment.measure import Shape, Tree, find_saved_step, has_cycled, predict_growth, read_peak, read_trees
+from experiment.measure import Shape, Tree, has_cycled, predict_growth, read_peak, read_trees
 from experiment.memory import read_free_memory
 from experiment.packing import Alone, Kind, Packer, Peak, Placement, Record, Room, Wish
 from experiment.parents import Parent
@@ -16,6 +16,7 @@ from experiment.places import Choice
 from experiment.progress import read_progress
 from experiment.run import Run
 from experiment.schedule import KILLED, Company, Ending
+from experiment.stored import find_saved_step
 
 LOOK_EVERY_S = 1.0
 GIB = 2**30
@@ -120,7 +121,7 @@ class PackedPlaces:
         now = self._packing.instruments.clock()
         self._packer.begin(choice.place)
         self._company.begin(handle.run.id, choice.device)
-        self._watched[handle.run.id] = Watched(handle, choice.place, now, find_saved_step(handle.run))
+        self._watched[handle.run.id] = Watched(handle, choice.place, now, find_saved_step(handle.run.checkpoints_dir))
 
     def vacate(self, handle: Handle) -> None:
         """Let others have what a training took that is over, unless how many fit is to be learnt from it first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
 from experiment.engines.local import Handle
+from experiment.files import read_newest_rows
 from experiment.run import Run
 from experiment.streams import silence_stdout
 
@@ -48,20 +48,9 @@ def read_progress(run: Run) -> Progress:
 
 def _read_backwards(run: Run) -> Iterator[dict[str, float]]:
     """Give the numbers of the last rows of a run's metrics, the newest row first."""
-    try:
-        with run.metrics_path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            # Only numbers: a script that isn't ours may write anything here, and ours write "nan" as text.
-            yield {name: value for name, value in row.items() if type(value) in (int, float)}
+    for row in read_newest_rows(run.metrics_path, TAIL_BYTES):
+        # Only numbers: a script that isn't ours may write anything here, and ours write "nan" as text.
+        yield {name: value for name, value in row.items() if type(value) in (int, float)}
 
 
 @dataclass(frozen=True)

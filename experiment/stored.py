@@ -80,6 +80,12 @@ def find_newest_whole(checkpoints: Path, kind: Kind = "step") -> Stored | None:
     return next((stored for stored in list_stored(checkpoints, kind) if stored.is_whole()), None)
 
 
+def find_saved_step(checkpoints: Path) -> int:
+    """Give the step of the newest checkpoint whose save was finished, 0 without one."""
+    finished = (stored.step for stored in list_stored(checkpoints, "step") if not stored.is_unfinished())
+    return next(finished, 0)
+
+
 def list_segments(checkpoints: Path) -> list[Path]:
     """Give the replay segments that are there."""
     return sorted(replay_dir(checkpoints).glob("*.rows"))

@@ -263,16 +263,16 @@ def has_children() -> bool:
 
 def list_children(parent: int) -> list[int]:
     """Give the pids of a process's children that are alive or not yet reaped."""
-    children = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                stat = (Path("/proc") / name / "stat").read_bytes()
-            except OSError:
-                continue
-            if int(stat.rpartition(b")")[2].split()[1]) == parent:
-                children.append(int(name))
-    return children
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [pid for pid in pids if read_parent(pid) == parent]
+
+
+def read_parent(pid: int, proc: Path = ROOT / "proc") -> int | None:
+    """Give the pid of a process's parent; None where the process has ended."""
+    try:
+        return int((proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):  # it ends while it is looked at
+        return None
 
 
 def find_reason(returncode: int, asked: str | None, *, out_of_memory: bool = False) -> str:

@@ -19,6 +19,7 @@ import pytest
 
 from experiment.locks import is_locked
 from tests.chaos.test_chaos import LEAVES_WITHIN_S, list_processes, wait_until_gone
+from tests.cores import take_two_cores
 
 ROOT = Path(__file__).parents[2]
 RUNS, STEPS = 8, 12
@@ -192,11 +193,6 @@ def check_lives(lives: list[list[int]]) -> None:
         assert life == list(range(life[0], life[0] + len(life))), lives
         last = life[-1]
     assert last == STEPS, lives
-
-
-def take_two_cores() -> None:
-    """Have a thread for each run, on whatever machine, for several can't be forked."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def name_part(pid: int, runner: int) -> str:

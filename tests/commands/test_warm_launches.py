@@ -1,13 +1,14 @@
 """Sweeps of our trainers, forked and as fresh processes: the same to the bit."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cores import take_two_cores
 
 ROOT = Path(__file__).parents[2]
 SPECS = {
@@ -50,11 +51,6 @@ def run_sweep(folder: Path, settings: dict[str, Any], words: list[str]) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def take_two_cores() -> None:
-    """Have a thread for each run, on whatever machine."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from experiment.grid import Combination
 from experiment.measure import (
     CONTEXT,
     Shape,
-    find_saved_step,
     find_shape,
     has_cycled,
     measure_held,
@@ -25,6 +24,7 @@ from experiment.measure import (
 from experiment.packing import Peak
 from experiment.plan import Planned
 from experiment.run import Run
+from experiment.stored import find_saved_step
 from run_experiment import build_config
 
 MIB = 2**20
@@ -128,7 +128,7 @@ def test_a_run_has_been_through_everything_once_it_has_saved_and_evaluated(run: 
 def test_what_a_run_did_in_an_attempt_before_does_not_count(run: Run) -> None:
     save(run, 100)
     log(run, {"step": 100, "eval/mean_reward": 1.0})
-    assert find_saved_step(run) == 100
+    assert find_saved_step(run.checkpoints_dir) == 100
     assert not has_cycled(run, CYCLING, 100)
     save(run, 200)
     assert not has_cycled(run, CYCLING, 100)
