@@ -178,27 +178,12 @@ class WarmLauncher:
 
     def make_ready(self, find_code_version: Callable[[], str]) -> str | None:
         """Wait until the code has been imported as it is now; give why that can't be, None where it has."""
-        while self._broken is None and self._deaths < MAX_DEATHS:
-            self.begin()
-            assert self._server is not None
-            if self._server.is_ready:
-                return None
-            try:
-                self._broken = self._server.wait_until_ready()
-                if self._broken:
-                    self.close()
-            except BrokenPipeError:
-                self._deaths += 1
-                self.close()
-                continue
+        while self._server is None or not self._server.is_ready:
+            if failure := self._wait_for_server():
+                return failure
             # Edited while it was imported, it may be in parts old and in parts new: then once more.
             self.renew(find_code_version())
-        return self._broken or self._give_up()
-
-    def _give_up(self) -> str:
-        self.close()
-        self._broken = f"the fork server was killed {MAX_DEATHS} times in a row"
-        return self._broken
+        return None
 
     def start(self, job: Job, environment: Mapping[str, str]) -> Forked | str:
         """Fork a run that nothing refuses; text that says why where it turns out that it can't be.
@@ -206,14 +191,9 @@ class WarmLauncher:
         Raises:
             StartUnknownError: the server died on the way. The next run gets another one.
         """
-        while self._deaths < MAX_DEATHS:
-            self.begin()
+        while (failure := self._wait_for_server()) is None:
             assert self._server is not None
             try:
-                if failure := self._server.wait_until_ready():
-                    self.close()
-                    self._broken = failure
-                    return failure
                 forked = self._server.fork(job, environment)
             except BrokenPipeError:
                 self._deaths += 1
@@ -227,7 +207,24 @@ class WarmLauncher:
             else:
                 self._deaths = 0
                 return forked
-        return self._give_up()
+        return failure
+
+    def _wait_for_server(self) -> str | None:
+        """Have a server that is ready; give why there can't be one."""
+        while self._broken is None and self._deaths < MAX_DEATHS:
+            self.begin()
+            assert self._server is not None
+            try:
+                self._broken = self._server.wait_until_ready()
+            except BrokenPipeError:
+                self._deaths += 1
+                self.close()
+                continue
+            if self._broken is None:
+                return None
+        self.close()
+        self._broken = self._broken or f"the fork server was killed {MAX_DEATHS} times in a row"
+        return self._broken
 
     def close(self) -> None:
         """End the server. Runs that it has forked go on."""
